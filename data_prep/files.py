@@ -1,0 +1,81 @@
+"""Bytes first, their record last: atomic writes, canonical JSON and digests.
+
+Every record in headrace is a frozen dataclass, stored as canonical JSON beside the bytes that it describes. Canonical
+means sorted keys and no spaces, so that equal values have equal bytes and therefore equal digests.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+
+def plain(value: Any) -> Any:
+    """A dataclass as dicts and lists; anything else as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces. Raises ValueError on NaN and infinity, which JSON does not have."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest(value: Any) -> str:
+    """The sha256, in hex, of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The sha256, in hex, of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes the file whole or not at all: temporary name in the same folder, fsync, rename, fsync of the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Stores a record as readable canonical JSON, atomically."""
+    text = json.dumps(plain(record), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, text.encode() + b"\n")
+
+
+def read_record(cls: type[Record], path: Path) -> Record:
+    """Loads and validates a record. Raises FileNotFoundError, or ValueError naming the file if it is not such a record."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(cls).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a {cls.__name__} record: {error.errors()[0]['msg']}") from error
