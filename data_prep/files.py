@@ -72,7 +72,7 @@ def write_record(path: Path, record: Any) -> None:
 
 
 def read_record(cls: type[Record], path: Path) -> Record:
-    """Loads and validates a record. Raises FileNotFoundError, or ValueError naming the file if it is not such a record."""
+    """Loads and validates a record. Raises FileNotFoundError, or ValueError naming the file if it is no such record."""
     from pydantic import TypeAdapter, ValidationError
 
     try:

@@ -16,6 +16,12 @@ HEADER_BYTES = 512
 MANIFEST_NAME = "manifest.json"
 
 
+def stride_bytes(sequence_length: int, token_dtype: str) -> int:
+    """Bytes from one sequence's payload to the next in a shard: header + payload rounded up to 512."""
+    payload = sequence_length * {"uint16": 2, "uint32": 4}[token_dtype]
+    return HEADER_BYTES + -(-payload // 512) * 512
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
     name: str
@@ -77,14 +83,14 @@ class Manifest:
     shards: tuple[ShardRecord, ...]
     """Ordered by source as configured, then by number."""
     heldout: tuple[HeldoutRecord, ...]
+    seed: int = 0
+    """Keys the document shuffle: with it a document's id leads to its shard by binary search."""
     digest: str = ""
     """sha256 of this record with an empty digest."""
 
     @cached_property
     def stride(self) -> int:
-        """Bytes from one sequence's payload to the next in a shard: header + payload rounded up to 512."""
-        payload = self.sequence_length * (2 if self.token_dtype == "uint16" else 4)
-        return HEADER_BYTES + -(-payload // 512) * 512
+        return stride_bytes(self.sequence_length, self.token_dtype)
 
     def source_shards(self, source: str) -> tuple[ShardRecord, ...]:
         return tuple(shard for shard in self.shards if shard.source == source)
