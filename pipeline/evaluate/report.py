@@ -112,7 +112,8 @@ def ratio(numerators: Sequence[float | None], denominators: Sequence[int]) -> Sc
     n = len(known)
     if n < 2:
         return Score(value=value, standard_error=None, higher_is_better=False)
-    squares = math.fsum((a - value * b) ** 2 for a, b in zip(known, denominators, strict=True))
+    residuals = [a - value * b for a, b in zip(known, denominators, strict=True)]
+    squares = math.fsum(residual * residual for residual in residuals)
     return Score(value=value, standard_error=math.sqrt(n / (n - 1) * squares) / total, higher_is_better=False)
 
 
