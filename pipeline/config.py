@@ -1,0 +1,349 @@
+"""RunConfig: a whole run, from raw text to promotion, as one frozen tree.
+
+    YAML file ──> nested dicts ──> dotted overrides ──> RunConfig (validated, frozen) ──> check(): do the parts fit?
+
+Loading validates at the edge, so that everything behind it can trust what it gets. An unknown key is an error that names
+the nearest valid one. Nothing here imports torch, ray or deepspeed.
+"""
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster.config import ClusterConfig
+from data_prep.config import CorpusConfig
+from data_prep.files import digest, plain
+from pipeline.errors import Mistake
+from pipeline.promote.config import PromoteConfig
+
+FORBID = {"extra": "forbid"}
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    __pydantic_config__ = FORBID
+
+    layers: int
+    """Transformer blocks."""
+    width: int
+    """Size of the residual stream."""
+    heads: int
+    """Query heads; `width` is divisible by it and the head size is even."""
+    kv_heads: int | None = None
+    """Key and value heads, each shared by `heads / kv_heads` query heads; `heads` if not given."""
+    mlp_width: int | None = None
+    """Hidden size of the SwiGLU layer; 8/3 × width, rounded up to a multiple of 64, if not given."""
+    tie_embeddings: bool = False
+    """Use the token embedding as the output layer too."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies."""
+    norm_eps: float = 1e-5
+    """Added to the mean square in RMSNorm."""
+    arch: Literal["decoder"] = "decoder"
+    """The only architecture so far."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    __pydantic_config__ = FORBID
+
+    lr: float
+    """Peak learning rate."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices; vectors (norms) are never decayed."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the first and second moment."""
+    eps: float = 1e-8
+    """AdamW's denominator floor."""
+    gradient_clipping: float = 1.0
+    """Largest global gradient norm; 0 turns clipping off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    __pydantic_config__ = FORBID
+
+    kind: Literal["wsd", "cosine"] = "wsd"
+    """Warm-up-stable-decay, or cosine decay after warm-up."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0."""
+    decay_fraction: float = 0.2
+    """wsd: share of all steps spent in the final linear decay."""
+    final_lr_fraction: float = 0.0
+    """Learning rate at the end, as a share of the peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    __pydantic_config__ = FORBID
+
+    stage: Literal[0, 1, 2, 3] = 1
+    """What ZeRO shards over the ranks: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    __pydantic_config__ = FORBID
+
+    every_steps: int = 500
+    """Steps between checkpoints; the first step (0) and the last are always saved."""
+    keep_last: int = 3
+    """Checkpoints kept beside those that an alias or an unfinished evaluation refers to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    __pydantic_config__ = FORBID
+
+    tokens: int
+    """Tokens to train on; rounded up to whole steps."""
+    global_batch_size: int
+    """Sequences in one optimizer step, over all ranks and accumulation."""
+    micro_batch_size: int
+    """Sequences that one rank takes through the model at once."""
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of weights and activations in the model; master weights and Adam state are fp32 in both."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    seed: int = 0
+    """Keys the initial weights and the order of the data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    __pydantic_config__ = FORBID
+
+    suites: tuple[Literal["heldout"], ...] = ("heldout",)
+    """What each checkpoint is scored on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WandbConfig:
+    __pydantic_config__ = FORBID
+
+    project: str = "headrace"
+    """The wandb project that the run appears in."""
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto` is online when a key is there (WANDB_API_KEY or `wandb login`), offline when not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    __pydantic_config__ = FORBID
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    __pydantic_config__ = FORBID
+
+    name: str
+    """Names the run's folder, its corpus and its job."""
+    data: CorpusConfig
+    model: ModelConfig
+    train: TrainConfig
+    workspace: str = "workspace"
+    """The folder that holds corpora, runs and the registry."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    promote: PromoteConfig | None = None
+    """Where and how checkpoints are promoted; without it, none is."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+    @property
+    def world_size(self) -> int:
+        return self.cluster.nodes * self.cluster.processes_per_node
+
+    @property
+    def total_steps(self) -> int:
+        return -(-self.train.tokens // (self.train.global_batch_size * self.data.sequence_length))
+
+    @property
+    def digest(self) -> str:
+        """Digest of all that shapes the trained weights, in exact arithmetic: data, model and optimisation.
+
+        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, checkpoints, monitoring) may change
+        from one start of a run to the next.
+        """
+        return digest(weight_shaping(self))
+
+
+def weight_shaping(config: RunConfig) -> dict[str, Any]:
+    """The part of a config that a run may not change once it has begun."""
+    train = plain(config.train)
+    for execution in ("zero", "micro_batch_size", "checkpoint"):
+        del train[execution]
+    return {"data": plain(config.data), "model": plain(config.model), "train": train}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run's YAML file and applies `section.key=value` overrides. Raises Mistake with one line a user can act on."""
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise Mistake(f"{path}: no such config file; give the path of a YAML file, for example configs/quickstart.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path}: cannot be read as a config: {error}") from error
+    except yaml.YAMLError as error:
+        raise Mistake(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise Mistake(f"{path}: a run's config is a mapping with the keys {', '.join(_fields(RunConfig))}")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        config = TypeAdapter(RunConfig).validate_python(tree)
+    except ValidationError as error:
+        raise Mistake(f"{path}: {_first_problem(error.errors()[0])}") from None
+    check(config)
+    return config
+
+
+def check(config: RunConfig) -> None:
+    """Raises Mistake where the parts of a config do not fit each other, before anything is started."""
+    if not NAME.fullmatch(config.name):
+        raise Mistake(f"name: '{config.name}' must be lower-case letters, digits, '.', '_' or '-', at most 64 of them")
+    if "://" in config.workspace:
+        raise Mistake(f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share")
+    if not config.data.sources:
+        raise Mistake("data.sources: give at least one source")
+    for at, source in enumerate(config.data.sources):
+        if source.weight <= 0:
+            raise Mistake(f"data.sources.{at}.weight: {source.weight} must be more than 0; leave the source out instead")
+    for key in ("layers", "width", "heads"):
+        _positive(f"model.{key}", getattr(config.model, key))
+    for key in ("tokens", "global_batch_size", "micro_batch_size"):
+        _positive(f"train.{key}", getattr(config.train, key))
+    _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
+    _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
+    _positive("data.sequence_length", config.data.sequence_length)
+    model = config.model
+    if model.width % model.heads or (model.width // model.heads) % 2:
+        raise Mistake(f"model.heads: width {model.width} over {model.heads} heads must give an even, whole head size")
+    if model.kv_heads is not None and (model.kv_heads < 1 or model.heads % model.kv_heads):
+        raise Mistake(f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly")
+    schedule = config.train.schedule
+    if not 0 <= schedule.decay_fraction <= 1:
+        raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
+    if schedule.warmup_steps > config.total_steps:
+        raise Mistake(
+            f"train.schedule.warmup_steps: {schedule.warmup_steps} is more than the run's {config.total_steps} steps; "
+            "lower it or raise train.tokens"
+        )
+    check_batch(config.train, config.world_size)
+
+
+def check_batch(train: TrainConfig, world_size: int) -> None:
+    """Raises Mistake if the global batch does not divide evenly over ranks and micro-batches."""
+    at_once = world_size * train.micro_batch_size
+    if train.global_batch_size % at_once:
+        below = train.global_batch_size // at_once * at_once
+        fits = [size for size in (below, below + at_once) if size]
+        raise Mistake(
+            f"train.global_batch_size: {train.global_batch_size} is not divisible by {world_size} ranks × micro-batch "
+            f"{train.micro_batch_size} = {at_once}; the nearest that fit: {', '.join(map(str, fits))}"
+        )
+
+
+def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, as `key: before -> after`, for two trees of plain values."""
+    flat_before, flat_after = dict(_flat(before)), dict(_flat(after))
+    keys = sorted(flat_before.keys() | flat_after.keys())
+    return [
+        f"{key}: {flat_before.get(key)} -> {flat_after.get(key)}"
+        for key in keys
+        if flat_before.get(key) != flat_after.get(key)
+    ]
+
+
+def _flat(tree: Any, prefix: str = "") -> typing.Iterator[tuple[str, Any]]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else key)
+    elif isinstance(tree, list | tuple):
+        for at, value in enumerate(tree):
+            yield from _flat(value, f"{prefix}.{at}")
+    else:
+        yield prefix, tree
+
+
+def _positive(key: str, value: int) -> None:
+    if value < 1:
+        raise Mistake(f"{key}: {value} must be at least 1")
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in a tree of dicts and lists."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise Mistake(f"'{override}' is not of the form section.key=value, for example train.optimizer.lr=3e-4")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        if isinstance(node, list):
+            node = node[_index(node, parent, key)]
+            continue
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict | list):
+            raise Mistake(f"{key}: '{parent}' holds {node!r}, which has no keys of its own")
+    value = yaml.safe_load(text)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], text: str, key: str) -> int:
+    if not text.isdigit() or int(text) >= len(items):
+        raise Mistake(f"{key}: '{text}' is not a place in a list of {len(items)} (the first is 0)")
+    return int(text)
+
+
+def _first_problem(error: Any) -> str:
+    """One line about pydantic's first complaint: the key, what is wrong, and the nearest key where one is unknown."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known_keys(RunConfig, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key}: missing; add it"
+    return f"{key}: {error['msg']}, but the value is {error['input']!r}"
+
+
+def _fields(cls: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(cls)]
+
+
+def _known_keys(cls: type, location: Sequence[str]) -> list[str]:
+    """The keys that the dataclass at a place in the tree has."""
+    node: Any = cls
+    for part in location:
+        node = node if part.isdigit() else typing.get_type_hints(node)[part]
+        node = _dataclass_inside(node)
+    return _fields(node)
+
+
+def _dataclass_inside(hint: Any) -> Any:
+    """`tuple[Source, ...]` -> Source, `Promote | None` -> Promote."""
+    if typing.get_origin(hint) in (types.UnionType, typing.Union, tuple):
+        return next(part for part in typing.get_args(hint) if dataclasses.is_dataclass(part))
+    return hint

@@ -1,0 +1,121 @@
+"""Which sequences make up global step N: arithmetic on (manifest, seed, N), and no index array at any size.
+
+    position ──mixture──> (source, the source's own position) ──epoch's permutation──> (shard, row)
+
+The global batch of step s takes positions [s*B, (s+1)*B). Micro-batch a of rank r in a world of W ranks, with micro-batch
+size m, takes the m positions from s*B + a*W*m + r*m on. So the world size decides only who reads a position, never which
+positions a step holds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from data_prep.files import canonical_json
+from data_prep.manifest import Manifest
+from pipeline.data.mixture import Mixture
+from pipeline.data.permutation import U64, key_of, permute
+from pipeline.data.position import ORDER_VERSION, Position
+
+@dataclass(frozen=True, kw_only=True)
+class SequenceIds:
+    """Where sequences lie, one element each: index of the source, shard of that source, row in that shard."""
+
+    source: NDArray[np.int64]
+    shard: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOrder:
+    """The order of one source's sequences: each epoch a new permutation of its shards and of the rows inside each."""
+
+    num_sequences: int
+    sequences_per_shard: int
+    key: U64
+
+    def locate(self, position: U64) -> tuple[U64, U64]:
+        """(shard, row) of the source's own positions; position // num_sequences is the epoch."""
+        shard, row = np.empty_like(position), np.empty_like(position)
+        epochs = position // np.uint64(self.num_sequences)
+        for epoch in np.unique(epochs):  # nearly always one or two
+            here = epochs == epoch
+            shard[here], row[here] = self._locate_in_epoch(position[here] % np.uint64(self.num_sequences), epoch)
+        return shard, row
+
+    def _locate_in_epoch(self, x: U64, epoch: np.uint64) -> tuple[U64, U64]:
+        full = np.uint64(self.sequences_per_shard)
+        num_shards = -(-self.num_sequences // self.sequences_per_shard)
+        last = np.uint64(self.num_sequences - (num_shards - 1) * self.sequences_per_shard)
+        key = key_of(self.key, epoch)
+        # The last shard may be short. It stands at slot `short` of this epoch; before and after it all slots are full.
+        short = permute(np.asarray([num_shards - 1], dtype=np.uint64), num_shards, key, inverse=True)[0]
+        start, end = short * full, short * full + last
+        after = x >= end
+        slot = np.where(after, short + np.uint64(1) + (x - np.minimum(end, x)) // full, x // full)
+        offset = np.where(after, (x - np.minimum(end, x)) % full, x - np.minimum(slot * full, x))
+        shard = permute(slot, num_shards, key)
+        row = np.empty_like(x)
+        in_short = (x >= start) & ~after
+        for members, size in ((in_short, int(last)), (~in_short, int(full))):
+            row[members] = permute(offset[members], size, key_of(key, shard[members]))
+        return shard, row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of a whole run: position -> sequence."""
+
+    manifest_digest: str
+    seed: int
+    mixture: Mixture
+    sources: tuple[SourceOrder, ...]
+
+    def locate(self, position: NDArray[np.int64]) -> SequenceIds:
+        """The sequences at the given global positions."""
+        source, own_position = self.mixture.locate(position.astype(np.uint64))
+        shard, row = np.zeros_like(own_position), np.zeros_like(own_position)
+        for at, order in enumerate(self.sources):
+            here = source == at
+            if here.any():
+                shard[here], row[here] = order.locate(own_position[here])
+        return SequenceIds(source=source.astype(np.int64), shard=shard.astype(np.int64), row=row.astype(np.int64))
+
+    def batch_digest(self, step: int, global_batch_size: int) -> str:
+        """Digest of one step's sequences: two runs saw the same data if and only if these agree at each step."""
+        ids = self.locate(np.arange(step * global_batch_size, (step + 1) * global_batch_size))
+        hasher = xxhash.xxh3_128(canonical_json({"manifest": self.manifest_digest, "version": ORDER_VERSION}))
+        hasher.update(np.stack([ids.source, ids.shard, ids.row]).astype("<i8").tobytes())
+        return str(hasher.hexdigest())
+
+    def position(self, next_sequence: int) -> Position:
+        return Position(
+            manifest_digest=self.manifest_digest, order_version=ORDER_VERSION, seed=self.seed, next_sequence=next_sequence
+        )
+
+
+def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int) -> Order:
+    """The order that trains on a corpus with the given source weights (in the manifest's order of sources)."""
+    sources = tuple(
+        SourceOrder(
+            num_sequences=source.num_sequences,
+            sequences_per_shard=manifest.sequences_per_shard,
+            key=key_of(ORDER_VERSION, seed, at),
+        )
+        for at, source in enumerate(manifest.sources)
+    )
+    return Order(
+        manifest_digest=manifest.digest, seed=seed, mixture=Mixture(weights=weights, key=int(key_of(seed)[0])), sources=sources
+    )
+
+
+def rank_positions(
+    step: int, rank: int, world_size: int, global_batch_size: int, micro_batch_size: int
+) -> NDArray[np.int64]:
+    """Positions of one rank in one step, (accumulation, micro_batch_size)."""
+    at_once = world_size * micro_batch_size
+    assert global_batch_size % at_once == 0, "check_batch refuses this before anything starts"
+    starts = step * global_batch_size + rank * micro_batch_size + np.arange(global_batch_size // at_once) * at_once
+    return starts[:, None] + np.arange(micro_batch_size)[None, :]

@@ -1,0 +1,17 @@
+"""Position: all the state that the data order has."""
+
+from dataclasses import dataclass
+
+ORDER_VERSION = 1
+"""Raised whenever the same (manifest, seed, position) would give another sequence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a run stands in its data. A checkpoint stores one."""
+
+    manifest_digest: str
+    order_version: int
+    seed: int
+    next_sequence: int
+    """The first position of the next step: steps done × global batch size."""

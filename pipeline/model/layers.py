@@ -1,0 +1,92 @@
+"""The parts of the Transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+
+Shape suffixes: B sequences, T positions, D width, H query heads, K key-value heads, C head size, F hidden size of the MLP.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import ModelConfig
+
+
+def mlp_width(config: ModelConfig) -> int:
+    """8/3 × width, so that SwiGLU's three matrices cost what a plain MLP's two of 4 × width do (Shazeer, 2020)."""
+    return config.mlp_width or -(-(8 * config.width) // (3 * 64)) * 64
+
+
+def rotary(length: int, head_size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, C/2) in fp32, of rotary position embedding (Su et al., 2021).
+
+    Not buffers of a module: a bf16 engine would round buffers to bf16, and positions beyond 256 would blur.
+    """
+    frequency = theta ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
+    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequency[None, :]
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
+    """Rotates the pairs (c, c + C/2) by their position's angle: the half-split layout that Llama checkpoints use."""
+    first, second = x_BHTC.float().chunk(2, dim=-1)
+    rotated = torch.cat((first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC), dim=-1)
+    return rotated.to(x_BHTC.dtype)
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention (Ainslie et al., 2023) that stays inside a document."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.kv_heads = config.kv_heads or config.heads
+        self.head_size = config.width // config.heads
+        self.query = nn.Linear(config.width, self.heads * self.head_size, bias=False)
+        self.key = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
+        self.value = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
+        self.out = nn.Linear(self.heads * self.head_size, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TT: Tensor) -> Tensor:
+        B, T, _ = x_BTD.shape
+        query_BHTC = self.query(x_BTD).view(B, T, self.heads, self.head_size).transpose(1, 2)
+        key_BKTC = self.key(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
+        value_BKTC = self.value(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
+        out_BHTC = F.scaled_dot_product_attention(
+            rotate(query_BHTC, cos_TC, sin_TC),
+            rotate(key_BKTC, cos_TC, sin_TC),
+            value_BKTC,
+            attn_mask=mask_B1TT,
+            enable_gqa=self.kv_heads != self.heads,
+        )
+        out: Tensor = self.out(out_BHTC.transpose(1, 2).reshape(B, T, -1))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """silu(x·gate) * (x·up) · down (Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        hidden = mlp_width(config)
+        self.gate = nn.Linear(config.width, hidden, bias=False)
+        self.up = nn.Linear(config.width, hidden, bias=False)
+        self.down = nn.Linear(hidden, config.width, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        out: Tensor = self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm residual block: attention, then the MLP."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.mlp = SwiGLU(config)
+
+    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TT: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC, mask_B1TT)
+        out: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
+        return out

@@ -1,0 +1,125 @@
+"""Checkpoints: committed by our own record, written last.
+
+    .step-00000500.saving/     every rank writes its files, hashes and syncs its share of them
+            │                  rank 0 writes checkpoint.json, which lists every file's size and sha256
+            └──rename──> step-00000500/
+
+A folder without its record does not count, and DeepSpeed's own `latest` marker is not used: it is written before the last rank
+is done. Loading verifies every digest first, since DeepSpeed unpickles what it loads.
+
+    checkpoint.json  model.safetensors  rng-00000.safetensors ...  engine/ (DeepSpeed's files)
+
+`model.safetensors` holds the whole model's weights, so that evaluation, sampling and export need neither DeepSpeed nor pickle. This
+module's reading half imports no torch.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from data_prep.files import digest, read_record, sha256_file
+from pipeline.config import ModelConfig
+from pipeline.data.position import Position
+from pipeline.errors import CorruptCheckpoint
+
+RECORD_NAME = "checkpoint.json"
+WEIGHTS_NAME = "model.safetensors"
+ENGINE_TAG = "engine"
+_STEP_FOLDER = re.compile(r"step-(\d{8,})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    run: str
+    step: int
+    tokens: int
+    """Tokens trained on so far."""
+    position: Position
+    config_digest: str
+    """`RunConfig.digest`: data, model and optimisation."""
+    world_size: int
+    zero_stage: int
+    precision: str
+    model: ModelConfig
+    vocab_size: int
+    end_of_text_id: int
+    sequence_length: int
+    tokenizer_sha256: str
+    corpus: str
+    """Name of the corpus's folder in the workspace."""
+    files: dict[str, FileRecord]
+    """Path inside the folder -> what it must be; every file but the record itself."""
+    digest: str = ""
+    """sha256 of this record with an empty digest."""
+
+
+def sealed(checkpoint: Checkpoint) -> Checkpoint:
+    bare = replace(checkpoint, digest="")
+    return replace(bare, digest=digest(bare))
+
+
+def steps_saved(folder: Path) -> list[int]:
+    """Steps whose checkpoints are committed, ascending."""
+    if not folder.is_dir():
+        return []
+    matches = ((_STEP_FOLDER.fullmatch(child.name), child) for child in folder.iterdir())
+    return sorted(int(match[1]) for match, child in matches if match and (child / RECORD_NAME).is_file())
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint's record, its own digest verified. Raises CorruptCheckpoint."""
+    try:
+        checkpoint = read_record(Checkpoint, path / RECORD_NAME)
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpoint(f"{path / RECORD_NAME}: {error}; use another checkpoint") from error
+    if sealed(checkpoint).digest != checkpoint.digest:
+        raise CorruptCheckpoint(f"{path / RECORD_NAME} does not match its own digest; use another checkpoint")
+    return checkpoint
+
+
+def verify_checkpoint(path: Path, only: Iterable[str] | None = None) -> Checkpoint:
+    """Compares files with the record that covers them: all of them, or those named. Raises CorruptCheckpoint naming the first that differs."""
+    checkpoint = read_checkpoint(path)
+    for name in sorted(checkpoint.files if only is None else only):
+        expected, file = checkpoint.files[name], path / name
+        if not file.is_file():
+            raise CorruptCheckpoint(f"{file} is missing; use another checkpoint")
+        size = file.stat().st_size
+        if size != expected.size_bytes:
+            raise CorruptCheckpoint(f"{file} has {size} bytes, its record says {expected.size_bytes}; use another checkpoint")
+        if sha256_file(file) != expected.sha256:
+            raise CorruptCheckpoint(f"{file} does not match its recorded sha256; use another checkpoint")
+    return checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newest:
+    """The newest checkpoint whose files all hold, and what had to be passed over to find it."""
+
+    step: int | None
+    passed_over: tuple[str, ...]
+
+
+def newest_good(folder: Path) -> Newest:
+    """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved anew."""
+    passed_over = []
+    for step in reversed(steps_saved(folder)):
+        path = folder / f"step-{step:08d}"
+        try:
+            verify_checkpoint(path)
+        except CorruptCheckpoint as error:
+            passed_over.append(str(error))
+            aside = path.with_name(f"{path.name}.corrupt")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+        else:
+            return Newest(step=step, passed_over=tuple(passed_over))
+    return Newest(step=None, passed_over=tuple(passed_over))

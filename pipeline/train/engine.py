@@ -1,0 +1,102 @@
+"""The DeepSpeed engine: its settings as a pure function of ours, and the few calls that the loop makes."""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cluster.world import World, world_env
+from pipeline.config import TrainConfig
+from pipeline.model.decoder import next_token_loss
+from pipeline.train.optim import adamw
+
+
+def deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
+    """DeepSpeed's own settings. What it would choose by itself and has changed between releases is spelled out."""
+    settings: dict[str, Any] = {
+        "train_batch_size": train.global_batch_size,
+        "train_micro_batch_size_per_gpu": train.micro_batch_size,
+        "gradient_accumulation_steps": train.global_batch_size // (train.micro_batch_size * world_size),
+        "gradient_clipping": train.optimizer.gradient_clipping,
+        "bf16": {"enabled": train.precision == "bf16"},
+        # overlap_comm has a long list of wrong-gradient reports (DeepSpeed issues); exact first.
+        "zero_optimization": {"stage": train.zero.stage, "overlap_comm": False},
+        "steps_per_print": 2**62,
+        "wall_clock_breakdown": False,
+    }
+    if train.zero.stage > 0:  # without sharding DeepSpeed accumulates in the model's own precision only
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def device_of(world: World) -> torch.device:
+    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def join_world(world: World) -> None:
+    """Starts torch.distributed through DeepSpeed: NCCL on GPUs, gloo on CPUs."""
+    os.environ.update(world_env(world))
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # DeepSpeed calls collectives by names that torch has renamed; nothing a user could do about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(world.local_rank)
+    else:
+        # Its shared-memory all-reduce would compile for over a minute at the first start, and needs a C++ compiler.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+def start_engine(model: nn.Module, train: TrainConfig, world: World) -> Any:
+    """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage."""
+    import deepspeed
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
+        engine, _, _, _ = deepspeed.initialize(
+            model=model, optimizer=adamw(model, train.optimizer), config=deepspeed_config(train, world.size)
+        )
+    return engine
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """We set the rate before each step ourselves: a schedule inside the engine stands still when the engine skips a step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def train_step(engine: Any, batch: NDArray[Any], end_of_text_id: int) -> tuple[Tensor, float]:
+    """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids.
+
+    Gives this rank's mean loss, fp64, and the global norm of the gradient before it was clipped.
+    """
+    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    grad_norm = None
+    for tokens in torch.from_numpy(batch).to(engine.device, non_blocking=True):
+        loss = next_token_loss(engine(tokens), tokens, end_of_text_id)
+        engine.backward(loss)
+        if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+            grad_norm = _grad_norm(engine)  # the engine clips but does not tell
+        engine.step()
+        loss_sum += loss.detach()
+    return loss_sum / len(batch), float(engine.get_global_grad_norm() if grad_norm is None else grad_norm)
+
+
+def _grad_norm(engine: Any) -> Tensor | None:
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients) if gradients else None
+
+
+def averaged(values: Tensor, world: World) -> list[float]:
+    """The mean of each value over the ranks, in one all-reduce."""
+    torch.distributed.all_reduce(values)
+    return [float(value) / world.size for value in values.tolist()]

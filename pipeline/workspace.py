@@ -1,0 +1,81 @@
+"""Where everything lies: the folders of a workspace and of a run, and nothing else.
+
+    WORKSPACE/
+      corpora/NAME-DIGEST/
+      runs/NAME/             config.yaml  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
+      registry/MODEL/
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.config import RunConfig
+from pipeline.errors import Mistake
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """The paths of one run."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evals(self) -> Path:
+        return self.path / "evals"
+
+    @property
+    def job(self) -> Path:
+        """The launcher's records and logs of the training job."""
+        return self.path / "job"
+
+    @property
+    def stop_file(self) -> Path:
+        """Its presence asks the training job to save and stop."""
+        return self.job / "stop"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
+
+    def report(self, step: int, suite: str) -> Path:
+        return self.evals / f"step-{step:08d}.{suite}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    path: Path
+
+    @property
+    def corpora(self) -> Path:
+        return self.path / "corpora"
+
+    def run(self, name: str) -> RunFolder:
+        return RunFolder(path=self.path / "runs" / name)
+
+
+def open_workspace(config: RunConfig) -> Workspace:
+    """Makes the workspace's folder. Raises Mistake if it cannot be written to."""
+    path = Path(config.workspace).absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Mistake(f"workspace: {path} cannot be made: {error.strerror}; choose a folder you may write to") from error
+    if not os.access(path, os.W_OK | os.X_OK) or _read_only(path):
+        raise Mistake(f"workspace: {path} is not writable; choose a folder you may write to")
+    return Workspace(path=path)
+
+
+def _read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
