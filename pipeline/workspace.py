@@ -2,7 +2,7 @@
 
     WORKSPACE/
       corpora/NAME-DIGEST/
-      runs/NAME/             config.yaml  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
+      runs/NAME/             config.yaml  state.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
       registry/MODEL/
 """
 
@@ -25,6 +25,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def state(self) -> Path:
+        """What the run has pinned (`pipeline.runs.RunState`)."""
+        return self.path / "state.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -40,11 +45,6 @@ class RunFolder:
     def job(self) -> Path:
         """The launcher's records and logs of the training job."""
         return self.path / "job"
-
-    @property
-    def stop_file(self) -> Path:
-        """Its presence asks the training job to save and stop."""
-        return self.job / "stop"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step-{step:08d}"

@@ -1,0 +1,96 @@
+"""What a run has pinned: the config it began with and the corpus it trains on, so that neither can change under it.
+
+`runs/NAME/state.json` is written once, before the first step, with the resolved config beside it for people to read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.build import find_corpus
+from data_prep.files import digest, plain, read_record, write_atomic, write_record
+from data_prep.manifest import Manifest, read_manifest
+from pipeline.config import RunConfig, changed_keys, weight_shaping
+from pipeline.errors import Mistake
+from pipeline.workspace import RunFolder, Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    run: str
+    config_digest: str
+    weight_shaping: dict[str, Any]
+    """The part of the config that the digest covers."""
+    corpus: str
+    """The corpus's folder in the workspace."""
+    manifest_digest: str
+
+
+def read_state(run: RunFolder) -> RunState | None:
+    """The run's pins, or None if it has not begun."""
+    try:
+        return read_record(RunState, run.state)
+    except FileNotFoundError:
+        return None
+
+
+def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tuple[Path, Manifest]:
+    """Pins config and corpus at a run's first start, and checks them at each later one. Gives the corpus.
+
+    Raises Mistake if the config has changed in a way that would change the weights, or if the corpus is not built.
+    """
+    run = workspace.run(config.name)
+    state = read_state(run)
+    if state is None:
+        corpus = find_corpus(config.data, workspace.corpora, config.name)
+        if corpus is None:
+            raise Mistake(f"data: the corpus of run {config.name} is not built yet; build it with: headrace prep CONFIG")
+        manifest = read_manifest(corpus)
+        if write:
+            pin(config, run, corpus, manifest)
+        return corpus, manifest
+    if state.config_digest != config.digest:
+        # Through JSON, as the state went: tuples and lists are the same there.
+        changes = changed_keys(state.weight_shaping, weight_shaping(config))
+        raise Mistake(
+            f"run {config.name} began with another config ({'; '.join(changes)}); put it back, or give this one another name"
+        )
+    corpus = workspace.corpora / state.corpus
+    try:
+        manifest = read_manifest(corpus)
+    except FileNotFoundError:
+        raise Mistake(f"{corpus} is gone, and run {config.name} trains on it; build it again with: headrace prep CONFIG") from None
+    if manifest.digest != state.manifest_digest:
+        raise Mistake(f"{corpus} has changed since run {config.name} began; give this run another name")
+    return corpus, manifest
+
+
+def pin(config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest) -> None:
+    """The config for people first, the state that counts last."""
+    import yaml
+
+    write_atomic(run.config, yaml.safe_dump(_lists(plain(config)), sort_keys=False, allow_unicode=True).encode())
+    write_record(
+        run.state,
+        RunState(
+            run=config.name,
+            config_digest=config.digest,
+            weight_shaping=weight_shaping(config),
+            corpus=corpus.name,
+            manifest_digest=manifest.digest,
+        ),
+    )
+
+
+def run_digest(config: RunConfig, manifest: Manifest) -> str:
+    """What a run is: its name, its config, its data. The same run resumed elsewhere has the same digest."""
+    return digest({"name": config.name, "config": config.digest, "manifest": manifest.digest})
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, which is what YAML has."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_lists(item) for item in value]
+    return value

@@ -1,0 +1,94 @@
+"""Small real runs for the tests: two DeepSpeed ranks over gloo on a tiny corpus, started, killed and started again."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import yaml
+
+from data_prep.manifest import Manifest
+from data_prep.small import write_small_corpus
+
+WORDS = "the of and to in is water mill wheel channel brings raw text stone grain flour river".split()
+SCRIPT = Path(__file__).with_name("train_small.py")
+
+
+def sentences(prefix: str, count: int) -> list[tuple[str, str]]:
+    """Documents of random words, the same each time."""
+    generator = random.Random(prefix)
+    return [(f"{prefix}{i}", " ".join(generator.choices(WORDS, k=generator.randint(5, 120)))) for i in range(count)]
+
+
+def small_corpus(folder: Path) -> Manifest:
+    return write_small_corpus(
+        folder,
+        {"prose": sentences("prose", 120), "code": sentences("code", 60)},
+        heldout={"prose": sentences("held-prose", 9), "code": sentences("held-code", 5)},
+        sequence_length=64,
+        sequences_per_shard=64,
+    )
+
+
+def config_tree(workspace: Path, *, steps: int, every_steps: int, stage: int = 1, ranks: int = 2) -> dict[str, object]:
+    return {
+        "name": "small",
+        "workspace": str(workspace),
+        "data": {
+            "sources": [{"name": "prose", "path": "unread", "weight": 0.7}, {"name": "code", "path": "unread", "weight": 0.3}],
+            "tokenizer": {"train": {"vocab_size": 257}},
+            "sequence_length": 64,
+        },
+        "model": {"layers": 2, "width": 32, "heads": 4, "kv_heads": 2},
+        "train": {
+            "tokens": steps * 8 * 64,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "optimizer": {"lr": 3e-3},
+            "schedule": {"warmup_steps": 2},
+            "precision": "fp32",
+            "zero": {"stage": stage},
+            "checkpoint": {"every_steps": every_steps},
+        },
+        "cluster": {"processes_per_node": ranks},
+    }
+
+
+def write_config(path: Path, tree: dict[str, object]) -> Path:
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def start_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> subprocess.Popen[str]:
+    """Starts torchrun over the ranks of one run. Its output is one pipe."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    return subprocess.Popen(
+        [sys.executable, *(launch if ranks > 1 else []), str(SCRIPT), str(config), str(corpus), *overrides],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> None:
+    process = start_ranks(config, corpus, *overrides, ranks=ranks)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def kill_tree(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to a process we started and all it started: torchrun gives each rank a session of its own."""
+    try:
+        parent = psutil.Process(process.pid)
+        members = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        members = []
+    for member in members:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate(timeout=60)

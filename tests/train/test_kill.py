@@ -1,0 +1,70 @@
+"""Promises 2 and 3 together: killed at instants of its own choosing and resumed, a run is bitwise the unbroken one."""
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.monitor.journal import read_journal, unbroken
+from pipeline.train.checkpoint import WEIGHTS_NAME, steps_saved, verify_checkpoint
+from tests.train.small_runs import config_tree, kill_tree, run_ranks, small_corpus, start_ranks, write_config
+
+STEPS, EVERY = 12, 3
+
+
+def kill_when(ready: Callable[[], bool], config: Path, corpus: Path) -> None:
+    """Starts the run and kills every process of it, by SIGKILL, as soon as the condition holds."""
+    process = start_ranks(config, corpus)
+    try:
+        deadline = time.monotonic() + 120
+        while not ready():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the instant to kill at never came"
+            time.sleep(0.001)
+    finally:
+        kill_tree(process)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: int) -> None:
+    corpus = tmp_path / "corpus"
+    small_corpus(corpus)
+    whole = write_config(
+        tmp_path / "whole.yaml", config_tree(tmp_path / "whole", steps=STEPS, every_steps=EVERY, stage=stage)
+    )
+    broken = write_config(
+        tmp_path / "broken.yaml", config_tree(tmp_path / "broken", steps=STEPS, every_steps=EVERY, stage=stage)
+    )
+    run_ranks(whole, corpus)
+
+    run = tmp_path / "broken" / "runs" / "small"
+    victim_step = random.Random(stage).randrange(1, STEPS - EVERY)
+    # First at a step, then inside a save: while the staging folder of a later checkpoint exists.
+    kill_when(lambda: len(unbroken(read_journal(run / "metrics.jsonl"))) >= victim_step, broken, corpus)
+    before = steps_saved(run / "checkpoints")
+    kill_when(
+        lambda: any(int(path.name[6:14]) > max(before) for path in (run / "checkpoints").glob(".step-*.saving")),
+        broken,
+        corpus,
+    )
+    for step in steps_saved(run / "checkpoints"):
+        verify_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+    run_ranks(broken, corpus)
+
+    unbroken_run = tmp_path / "whole" / "runs" / "small"
+    assert any(line["kind"] == "resume" for line in read_journal(run / "metrics.jsonl"))
+    assert curve(run) == curve(unbroken_run)
+    final = f"checkpoints/step-{STEPS:08d}"
+    assert (run / final / WEIGHTS_NAME).read_bytes() == (unbroken_run / final / WEIGHTS_NAME).read_bytes()
+    assert steps_saved(run / "checkpoints") == steps_saved(unbroken_run / "checkpoints") == [0, 3, 6, 9, 12]
+
+
+def curve(run: Path) -> list[tuple[object, ...]]:
+    """What must be equal bit by bit, step by step: JSON stores a float so that reading it gives the same float."""
+    return [
+        (line["step"], line["loss"], line["grad_norm"], line["lr"], line["batch_digest"])
+        for line in unbroken(read_journal(run / "metrics.jsonl"))
+    ]
