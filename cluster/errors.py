@@ -1,7 +1,7 @@
 """What can go wrong while a job is sent, watched or ended, and what the command line makes of it.
 
-    ClusterError              exit code 3: the launcher failed
-    └── ClusterMistake        exit code 2: the user can mend it; the message says what, where and what to do
+ClusterError              exit code 3: the launcher failed
+└── ClusterMistake        exit code 2: the user can mend it; the message says what, where and what to do
 """
 
 
