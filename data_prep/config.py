@@ -1,8 +1,13 @@
 """What a corpus is: its sources, cleaning, deduplication, tokenizer and shards."""
 
+import re
 from dataclasses import dataclass, field
 
+from data_prep.errors import DataMistake
+
 CONFIG = {"extra": "forbid"}
+RULE_SET_NAMES = ("none", "prose", "code")
+"""The keys of `filters.RULE_SETS`, known here without importing it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +54,8 @@ class TokenizerConfig:
     """A Hugging Face `tokenizer.json` to load."""
     train: TokenizerTrainConfig | None = None
     """Train a byte-level BPE on the corpus. Exactly one of `path` and `train` is given."""
+    end_of_text: str = "<|endoftext|>"
+    """The token that ends every document."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +82,39 @@ class CorpusConfig:
     """Input that one task reads: the grain of parallel work and of what a crash can cost."""
     seed: int = 0
     """Keys the document shuffle, the held-out choice and the tokenizer's sample."""
+
+
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
+"""Names become file names, so nothing that could lead out of a folder."""
+
+
+def check_config(config: CorpusConfig, name: str) -> None:
+    """Raises DataMistake, naming the key, if the config cannot describe a corpus."""
+    if not NAME.fullmatch(name):
+        raise DataMistake(f"name: {name!r} is not made of lower-case letters, digits and hyphens; choose one that is")
+    if not config.sources:
+        raise DataMistake("sources: there are none; give one or more")
+    names = [source.name for source in config.sources]
+    for place, source in enumerate(config.sources):
+        _check_source(source, f"sources.{place}")
+        if source.name in names[:place]:
+            raise DataMistake(f"sources.{place}.name: {source.name!r} is there twice; give each source its own name")
+    if (config.tokenizer.path is None) == (config.tokenizer.train is None):
+        raise DataMistake("tokenizer: give exactly one of tokenizer.path and tokenizer.train")
+    if not 0 <= config.heldout.fraction < 1:
+        raise DataMistake(f"heldout.fraction: {config.heldout.fraction} is not in [0, 1); 0 holds out nothing")
+    least = {"sequence_length": 2, "shard_bytes": 1, "unit_bytes": 1}
+    for key, limit in least.items():
+        if getattr(config, key) < limit:
+            raise DataMistake(f"{key}: {getattr(config, key)} is too small; give {limit} or more")
+
+
+def _check_source(source: SourceConfig, where: str) -> None:
+    if not NAME.fullmatch(source.name):
+        raise DataMistake(
+            f"{where}.name: {source.name!r} is not made of lower-case letters, digits and hyphens; choose one that is"
+        )
+    if source.rules not in RULE_SET_NAMES:
+        raise DataMistake(f"{where}.rules: {source.rules!r} is unknown; choose one of {', '.join(RULE_SET_NAMES)}")
+    if not 0 < source.weight < float("inf"):
+        raise DataMistake(f"{where}.weight: {source.weight} is not a positive number")

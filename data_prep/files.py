@@ -9,9 +9,17 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+TEMPORARY_PREFIX = ".writing-"
+"""Files of such a name were left behind by a killed writer and mean nothing."""
 Record = TypeVar("Record")
 
 
@@ -48,13 +56,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes the file whole or not at all: temporary name in the same folder, fsync, rename, fsync of the folder."""
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that appears at `path` whole or not at all, and is on disk by then.
+
+    Temporary name in the same folder, fsync, rename, fsync of the folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
@@ -65,6 +77,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_atomic(path: Path, data: bytes) -> None:
+    """Writes the file whole or not at all."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
 def write_record(path: Path, record: Any) -> None:
     """Stores a record as readable canonical JSON, atomically."""
     text = json.dumps(plain(record), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
@@ -73,9 +91,18 @@ def write_record(path: Path, record: Any) -> None:
 
 def read_record(cls: type[Record], path: Path) -> Record:
     """Loads and validates a record. Raises FileNotFoundError, or ValueError naming the file if it is no such record."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(cls).validate_json(path.read_bytes())
+        record: Record = _adapter(cast(Any, cls)).validate_json(path.read_bytes())
+        return record
     except ValidationError as error:
         raise ValueError(f"{path} is not a {cls.__name__} record: {error.errors()[0]['msg']}") from error
+
+
+@lru_cache(maxsize=64)
+def _adapter(cls: Any) -> "TypeAdapter[Any]":
+    """Making one takes a millisecond, reading a record by it some microseconds."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)

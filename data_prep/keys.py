@@ -5,11 +5,14 @@ A document's place in the shuffle, whether it is held out and whether the tokeni
 xxh3 is used because keys need spread, not secrecy; what must be tamper-proof is a sha256.
 """
 
+from collections.abc import Sequence
+
 import xxhash
 
 SHUFFLE = "shuffle"
 HELDOUT = "heldout"
 SAMPLE = "sample"
+PURPOSES = (SHUFFLE, HELDOUT, SAMPLE)
 
 
 def purpose_seed(purpose: str, seed: int, source: str) -> int:
@@ -22,6 +25,17 @@ def document_key(purpose: str, seed: int, source: str, document_id: str) -> int:
     return int(xxhash.xxh3_64_intdigest(document_id.encode(), purpose_seed(purpose, seed, source)))
 
 
+def document_keys(document_id: str, seeds: Sequence[int]) -> list[int]:
+    """The keys of a document for several purposes, given their `purpose_seed`s."""
+    data = document_id.encode()
+    return [xxhash.xxh3_64_intdigest(data, seed) for seed in seeds]
+
+
 def content_hash(text: bytes) -> int:
     """128 bits of the cleaned text: equal texts are exact duplicates, and equal keys are told apart by it."""
     return int(xxhash.xxh3_128_intdigest(text))
+
+
+def content_halves(text: bytes) -> tuple[int, int]:
+    """The content hash as two 64-bit halves, high and low."""
+    return divmod(content_hash(text), 2**64)

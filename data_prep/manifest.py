@@ -22,6 +22,11 @@ def stride_bytes(sequence_length: int, token_dtype: str) -> int:
     return HEADER_BYTES + -(-payload // 512) * 512
 
 
+def sidecar_name(shard: str) -> str:
+    """The provenance file's name beside a shard."""
+    return f"{shard.removesuffix('.tar')}.docs.parquet"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
     name: str

@@ -61,6 +61,11 @@ def cell_of(keys: UInt64s, num_cells: int) -> Int64s:
     return (((keys >> np.uint64(32)) * np.uint64(num_cells)) >> np.uint64(32)).astype(np.int64)
 
 
+def cell_start(cell: int, num_cells: int) -> int:
+    """The smallest key of a cell; 2**64 for the cell behind the last."""
+    return -(-cell * 2**32 // num_cells) << 32
+
+
 def shard_spans(num_tokens: int, sequence_length: int, sequences_per_shard: int) -> tuple[ShardSpan, ...]:
     """Cuts a source's stream into shards. A source without tokens has none."""
     shard_tokens = sequence_length * sequences_per_shard

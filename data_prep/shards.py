@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.manifest import HEADER_BYTES, Manifest, stride_bytes
+from data_prep.manifest import HEADER_BYTES, Manifest, sidecar_name, stride_bytes
 from data_prep.pack import Tokens, rows
 
 END_BYTES = 1024
@@ -43,11 +43,6 @@ HELDOUT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string())])
 
 def shard_name(source: str, number: int) -> str:
     return f"{source}-{number:05d}.tar"
-
-
-def sidecar_name(shard: str) -> str:
-    """The provenance file's name beside a shard."""
-    return f"{shard.removesuffix('.tar')}.docs.parquet"
 
 
 def sequences_per_shard(shard_bytes: int, sequence_length: int, token_dtype: str) -> int:
@@ -155,14 +150,14 @@ def open_shard(path: Path, manifest: Manifest) -> Tokens:
     return np.ndarray(shape, dtype=dtype, buffer=mapped, offset=HEADER_BYTES, strides=(stride, dtype.itemsize))
 
 
-def write_sidecar(path: Path, table: pa.Table) -> None:
+def write_sidecar(file: Path | BinaryIO, table: pa.Table) -> None:
     """Stores a table with `SIDECAR_SCHEMA`. Row groups of 64k rows let a reader look at part of it."""
-    pq.write_table(table.cast(SIDECAR_SCHEMA), path, compression="zstd", row_group_size=65_536)
+    pq.write_table(table.cast(SIDECAR_SCHEMA), file, compression="zstd", row_group_size=65_536)
 
 
-def write_heldout(path: Path, table: pa.Table) -> None:
+def write_heldout(file: Path | BinaryIO, table: pa.Table) -> None:
     """Stores a source's held-out documents, sorted by id."""
-    pq.write_table(table.cast(HELDOUT_SCHEMA), path, compression="zstd", row_group_size=1_024)
+    pq.write_table(table.cast(HELDOUT_SCHEMA), file, compression="zstd", row_group_size=1_024)
 
 
 def read_sidecar(folder: Path, shard: str) -> pa.Table:

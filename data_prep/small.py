@@ -20,6 +20,7 @@ from data_prep.manifest import (
     ShardRecord,
     SourceRecord,
     sealed,
+    sidecar_name,
     write_manifest,
 )
 from data_prep.pack import parts_in_span, shard_spans, shuffled, with_end_of_text
@@ -88,7 +89,7 @@ def write_small_corpus(
             sha256 = writer.finish()
             write_atomic(shard, buffer.getvalue())
             parts = parts_in_span(ends - lengths - 1, ends, span, sequence_length)
-            sidecar = shard.with_name(shards.sidecar_name(shard.name))
+            sidecar = shard.with_name(sidecar_name(shard.name))
             shards.write_sidecar(
                 sidecar,
                 pa.table(
@@ -162,10 +163,10 @@ def write_small_corpus(
 
 
 def _order(documents: Documents, source: str, seed: int) -> list[int]:
-    content = [keys.content_hash(text.encode()) for _, text in documents]
+    content = [keys.content_halves(text.encode()) for _, text in documents]
     order = shuffled(
         np.array([keys.document_key(keys.SHUFFLE, seed, source, one) for one, _ in documents], dtype=np.uint64),
-        np.array([value >> 64 for value in content], dtype=np.uint64),
-        np.array([value & (2**64 - 1) for value in content], dtype=np.uint64),
+        np.array([high for high, _ in content], dtype=np.uint64),
+        np.array([low for _, low in content], dtype=np.uint64),
     )
     return [int(i) for i in order]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.files import sha256_file
-from data_prep.manifest import read_manifest
+from data_prep.manifest import read_manifest, sidecar_name
 
 
 def verify(folder: Path) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def _covered(folder: Path) -> Iterator[tuple[Path, str]]:
     yield folder / "tokenizer.json", manifest.tokenizer_sha256
     for shard in manifest.shards:
         yield folder / "shards" / shard.name, shard.sha256
-        yield folder / "shards" / f"{shard.name.removesuffix('.tar')}.docs.parquet", shard.docs_sha256
+        yield folder / "shards" / sidecar_name(shard.name), shard.docs_sha256
     for heldout in manifest.heldout:
         yield folder / "heldout" / heldout.name, heldout.sha256
 

@@ -1,0 +1,31 @@
+"""Normalising: one spelling for what looks the same, so that equal texts have equal bytes.
+
+Each function is `str -> str`, idempotent, and returns its argument itself when there is nothing to do: most documents
+are clean, and a search that finds nothing costs a tenth of a rewrite.
+"""
+
+import re
+import unicodedata
+
+STRAY = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufeff]")
+"""C0 and C1 control characters but tab and newlines, and byte order marks."""
+
+
+def clean(text: str) -> str:
+    """Newlines as \\n, no stray control characters, Unicode in NFC."""
+    return normalize(without_stray_controls(unix_newlines(text)))
+
+
+def unix_newlines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def without_stray_controls(text: str) -> str:
+    return STRAY.sub("", text) if STRAY.search(text) else text
+
+
+def normalize(text: str) -> str:
+    """Canonical composition (Unicode Standard Annex 15). ASCII is its own NFC, and most text is ASCII."""
+    if text.isascii() or unicodedata.is_normalized("NFC", text):
+        return text
+    return unicodedata.normalize("NFC", text)

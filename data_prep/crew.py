@@ -1,0 +1,184 @@
+"""Who does the tasks: a local Ray that the tool starts and stops, or this process.
+
+Plain Ray tasks with files between the stages and a bounded number in flight: nothing of the corpus goes through Ray's
+object store, so it can neither fill nor spill. A task answers with its result or a `Failure`, never with an exception,
+because what a user can mend should arrive as the one line it is.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from data_prep.errors import DataError, DataMistake
+
+Call = tuple[Callable[..., Any], tuple[Any, ...]]
+"""A module's function, so that workers import it by name, and its arguments."""
+OBJECT_STORE_BYTES = 80_000_000
+"""Ray's least is 75 MB; only arguments and records pass through it."""
+IN_FLIGHT_PER_WORKER = 2
+"""One running, one waiting: a worker never idles, and a kill costs at most these."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    message: str
+    is_mistake: bool
+
+
+class Crew(Protocol):
+    """What `build` needs of whoever runs tasks; the seam exists so that tests can run without Ray."""
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        """Runs all calls; yields (place of the call, its result) as they end. Raises DataError on the first failure."""
+        ...
+
+
+def guarded(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """The function's result, or a Failure in one line."""
+    try:
+        return function(*arguments)
+    except DataError as error:
+        return Failure(str(error), isinstance(error, DataMistake))
+    except OSError as error:
+        return Failure(cannot_write(error), is_mistake=True)
+
+
+def cannot_write(error: OSError) -> str:
+    """One line for what went wrong in writing; reading turns its errors into DataMistake where it knows the file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left where the corpus is written; free some and run again: what was finished is kept"
+    where = f" {error.filename}" if error.filename else ""
+    return f"cannot write{where}: {error.strerror or error}; make it writable and run again: what was finished is kept"
+
+
+class Alone:
+    """Runs tasks in this process, one after another."""
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        for place, (function, arguments) in enumerate(calls):
+            yield place, _checked(guarded(function, arguments))
+
+
+class RayCrew:
+    """Runs tasks on the Ray that this process is connected to."""
+
+    def __init__(self, workers: int) -> None:
+        import ray
+
+        self._ray = ray
+        self._in_flight = workers * IN_FLIGHT_PER_WORKER
+        self._task = ray.remote(num_cpus=1, max_retries=3)(guarded)
+
+    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
+        waiting = iter(enumerate(calls))
+        running: dict[Any, int] = {}
+        try:
+            while True:
+                while len(running) < self._in_flight and (entry := next(waiting, None)) is not None:
+                    place, (function, arguments) = entry
+                    running[self._task.remote(function, arguments)] = place
+                if not running:
+                    return
+                for reference in self._ray.wait(list(running), num_returns=1)[0]:
+                    place = running.pop(reference)
+                    try:
+                        result = self._ray.get(reference)
+                    except self._ray.exceptions.RayError as error:
+                        raise DataError(f"a task failed: {str(error).strip().splitlines()[-1]}") from error
+                    yield place, _checked(result)
+        finally:
+            for reference in running:
+                self._ray.cancel(reference, force=True)
+
+
+def _checked(result: Any) -> Any:
+    if isinstance(result, Failure):
+        raise DataMistake(result.message) if result.is_mistake else DataError(result.message)
+    return result
+
+
+@contextlib.contextmanager
+def hired(workers: int | None) -> Iterator[Crew]:
+    """A crew of so many workers, gone afterwards: all cores by default; 0 is this process alone.
+
+    Inside a Ray worker or driver the Ray at hand is used and left running. Otherwise a fresh local one is started, even
+    if another runs on the machine (one left behind by a kill, say), and nothing of it remains.
+    """
+    if workers == 0:
+        yield Alone()
+        return
+    workers = workers or len(os.sched_getaffinity(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's own deprecations are no business of the user's
+        import ray
+
+        if ray.is_initialized():
+            yield RayCrew(workers)
+            return
+        with _quiet_environment(), _kept_signals(), _short_folder() as folder:
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=workers,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                    _temp_dir=folder,
+                )
+                yield RayCrew(workers)
+            finally:
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_environment() -> Iterator[None]:
+    wanted = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Ray sets its own SIGTERM handler and leaves it behind; the caller's notice handling must survive a build."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[str]:
+    """Ray's sockets lie in it and their paths may have 107 characters, which a long TMPDIR would exceed."""
+    base = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="headrace-", dir=base if len(base) < 30 else "/tmp")  # noqa: S108
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(Path(folder), ignore_errors=True)

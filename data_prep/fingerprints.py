@@ -1,0 +1,66 @@
+"""What the inputs' bytes are: a digest of every input file, remembered so that an unchanged file is hashed once."""
+
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from data_prep.errors import DataMistake
+from data_prep.files import write_atomic
+from data_prep.inputs import InputFile
+
+CACHE_NAME = ".inputs.json"
+
+
+def known_fingerprints(folder_root: Path, files: Iterable[InputFile]) -> dict[str, str]:
+    """url -> digest of those files whose digest is remembered, or comes from the store itself."""
+    import orjson
+
+    try:
+        remembered = orjson.loads((folder_root / CACHE_NAME).read_bytes())
+    except (OSError, ValueError):
+        remembered = {}  # a cache: without it the files are read again
+    known = {}
+    for file in files:
+        if not _is_local(file) and file.version:
+            known[file.url] = file.version
+        elif file.version and (hit := remembered.get(file.url)) and hit[0] == file.version:
+            known[file.url] = hit[1]
+    return known
+
+
+def fingerprints(folder_root: Path, files: Iterable[InputFile]) -> dict[str, str]:
+    """url -> digest of every file; reads those that are not known and remembers them.
+
+    Threads suffice: hashlib lets go of the interpreter lock, and sha256 runs at about 1 GB/s a core.
+    """
+    import orjson
+
+    files = list(files)
+    known = known_fingerprints(folder_root, files)
+    unknown = [file for file in files if file.url not in known]
+    if unknown:
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            known |= dict(zip([file.url for file in unknown], pool.map(_sha256, unknown), strict=True))
+        cache = {file.url: [file.version, known[file.url]] for file in files if _is_local(file)}
+        write_atomic(folder_root / CACHE_NAME, orjson.dumps(cache))
+    return known
+
+
+def _is_local(file: InputFile) -> bool:
+    return "://" not in file.url
+
+
+def _sha256(file: InputFile) -> str:
+    import hashlib
+
+    import fsspec
+
+    try:
+        with fsspec.open(file.url, "rb") as opened:
+            digest = hashlib.sha256()
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+            return digest.hexdigest()
+    except OSError as error:
+        raise DataMistake(f"{file.url} cannot be read: {error.strerror or error}; check its permissions") from error

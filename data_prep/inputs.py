@@ -1,0 +1,163 @@
+"""Which files a source has, and how they are cut into units of work.
+
+Files are listed relative to the fixed part of the source's path and sorted by that relative name, so neither the place
+of the folder nor the order in which a file system lists it shapes a document's id or the corpus. Units bound what one
+task reads and what a crash can cost; they shape no byte of the corpus.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from data_prep.config import SourceConfig
+from data_prep.errors import DataMistake
+
+COMPRESSIONS = (".gz", ".zst")
+EXPANSION = 4
+"""Text from a byte of gzip or zstd, roughly: only the size of units depends on it."""
+TEXT_SUFFIXES = re.compile(
+    r"\.(txt|md|rst|tex|py|pyi|c|h|cc|cpp|hpp|cu|rs|go|java|kt|scala|js|jsx|ts|tsx|rb|php|pl|lua|jl|r|hs|ml|swift|cs"
+    r"|sh|sql|css|proto|cmake|mk|toml|yaml|yml|ini|cfg)"
+)
+"""Prose and source files: the whole file is one document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFile:
+    url: str
+    """Local path or fsspec URL."""
+    relative: str
+    """Name below the fixed part of the source's path, `/` between folders."""
+    size_bytes: int
+    version: str
+    """What tells that the file was not changed since: size, time and inode, or the store's own checksum."""
+    kind: str
+    """`jsonl`, `parquet` or `text` (the whole file is a document)."""
+    compression: str
+    """``, `.gz` or `.zst`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Part of a file: bytes of plain jsonl, row groups of parquet; `end` is -1 for all of the file."""
+
+    file: InputFile
+    start: int = 0
+    end: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """What one task reads: neighbouring slices of one source."""
+
+    source: int
+    """Position of the source in the config."""
+    slices: tuple[Slice, ...]
+
+
+def list_inputs(source: SourceConfig) -> tuple[InputFile, ...]:
+    """The source's files, sorted by relative name. Raises DataMistake if there are none or one is of no known kind."""
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(source.path)
+    local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+    where = f"sources.{source.name}.path: {source.path}"
+    try:
+        if any(mark in path for mark in "*?["):
+            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0]
+            found = filesystem.glob(path, detail=True)
+            missing = f"{where} matches no file; check the pattern"
+        elif filesystem.isdir(path):
+            root, found = path.rstrip("/"), filesystem.find(path, detail=True)
+            missing = f"{where} is an empty folder; name one with text in it"
+        else:
+            root, found = path.rpartition("/")[0], {path: filesystem.info(path)}
+            missing = f"{where} does not exist; check the path"
+    except FileNotFoundError as error:
+        raise DataMistake(f"{where} does not exist; check the path") from error
+    except OSError as error:
+        raise DataMistake(f"{where} cannot be listed: {error.strerror or error}; check that it can be read") from error
+    files = [_input_file(filesystem, local, root, info, where) for info in found.values() if info["type"] == "file"]
+    if not files:
+        raise DataMistake(missing)
+    return tuple(sorted(files, key=lambda file: file.relative))
+
+
+def _input_file(filesystem: Any, local: bool, root: str, info: dict[str, Any], where: str) -> InputFile:
+    name = str(info["name"])
+    relative = name[len(root) :].lstrip("/")
+    suffix = PurePosixPath(relative).suffix.lower()
+    compression = suffix if suffix in COMPRESSIONS else ""
+    inner = PurePosixPath(relative[: len(relative) - len(compression)]).suffix.lower()
+    if inner == ".jsonl":
+        kind = "jsonl"
+    elif inner == ".parquet" and not compression:
+        kind = "parquet"
+    elif TEXT_SUFFIXES.fullmatch(inner):
+        kind = "text"
+    else:
+        raise DataMistake(
+            f"{where}: {relative} has an unknown extension; headrace reads .jsonl, .txt and source files"
+            " (each also as .gz or .zst) and .parquet: narrow the path by a pattern such as **/*.py"
+        )
+    return InputFile(
+        url=name if local else filesystem.unstrip_protocol(name),
+        relative=relative,
+        size_bytes=int(info["size"] or 0),
+        version=_version(info, local),
+        kind=kind,
+        compression=compression,
+    )
+
+
+def _version(info: dict[str, Any], local: bool) -> str:
+    """Cheap evidence that a file is still the same; empty if the store offers none, and then its bytes are read."""
+    if local:
+        return f"{info['size']}-{info['mtime']!r}-{info['ino']}"
+    for key in ("ETag", "etag", "md5Hash", "md5", "crc32c"):
+        if info.get(key):
+            return f"{key}-{info[key]}"
+    return ""
+
+
+def cut_units(source: int, files: Iterable[InputFile], unit_bytes: int) -> tuple[Unit, ...]:
+    """Cuts big files into slices of about `unit_bytes` and groups small ones up to it, in order of the files."""
+    units: list[Unit] = []
+    group: list[Slice] = []
+    group_bytes = 0
+    for piece, size in (piece for file in files for piece in _slices(file, unit_bytes)):
+        if group and group_bytes + size > unit_bytes:
+            units.append(Unit(source=source, slices=tuple(group)))
+            group, group_bytes = [], 0
+        group.append(piece)
+        group_bytes += size
+    if group:
+        units.append(Unit(source=source, slices=tuple(group)))
+    return tuple(units)
+
+
+def _slices(file: InputFile, unit_bytes: int) -> Iterator[tuple[Slice, int]]:
+    """(slice, size in bytes) pairs that cover the file."""
+    size = file.size_bytes * (EXPANSION if file.compression else 1)
+    if size <= unit_bytes or file.compression or file.kind == "text":
+        yield Slice(file=file), size
+    elif file.kind == "jsonl":
+        for start in range(0, size, unit_bytes):
+            yield Slice(file=file, start=start, end=min(start + unit_bytes, size)), min(unit_bytes, size - start)
+    else:
+        yield from _row_group_slices(file, unit_bytes)
+
+
+def _row_group_slices(file: InputFile, unit_bytes: int) -> Iterator[tuple[Slice, int]]:
+    from data_prep.documents import open_parquet
+
+    with open_parquet(file) as parquet:
+        sizes = [parquet.metadata.row_group(i).total_byte_size for i in range(parquet.metadata.num_row_groups)]
+    start, held = 0, 0
+    for place, size in enumerate(sizes):
+        held += size
+        if held >= unit_bytes or place == len(sizes) - 1:
+            yield Slice(file=file, start=start, end=place + 1), held
+            start, held = place + 1, 0

@@ -1,0 +1,117 @@
+"""Adds up the tasks' records: what was read, dropped and kept of each source, and what follows from that."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data_prep.config import CorpusConfig
+from data_prep.errors import DataMistake
+from data_prep.manifest import FORMAT_VERSION, HeldoutRecord, Manifest, ShardRecord, SourceRecord, sealed
+from data_prep.parts import DedupRecord, EncodeRecord, ReadRecord
+from data_prep.plan import Plan
+from data_prep.tokenizer import TokenizerFacts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """A source after its duplicates were dropped; held-out documents are still among the kept."""
+
+    source: str
+    documents_read: int
+    dropped: dict[str, int]
+    text_bytes: int
+
+
+def tally(
+    config: CorpusConfig, unit_sources: Sequence[int], read: Sequence[ReadRecord], dedup: Sequence[DedupRecord]
+) -> list[Tally]:
+    """One entry a source. `unit_sources` gives the source of each unit, in the order of `read`."""
+    tallies = []
+    for place, source in enumerate(config.sources):
+        mine = [record for owner, record in zip(unit_sources, read, strict=True) if owner == place]
+        dropped: Counter[str] = Counter()
+        for record in mine:
+            dropped.update(record.dropped)
+        if duplicates := sum(record.dropped_documents.get(place, 0) for record in dedup):
+            dropped["exact_duplicate"] = duplicates
+        tallies.append(
+            Tally(
+                source=source.name,
+                documents_read=sum(record.documents_read for record in mine),
+                dropped=dict(sorted(dropped.items())),
+                text_bytes=sum(part.text_bytes for record in mine for part in record.parts)
+                - sum(record.dropped_bytes.get(place, 0) for record in dedup),
+            )
+        )
+    return tallies
+
+
+def check_kept(tallies: Sequence[Tally]) -> None:
+    """Raises DataMistake if nothing of a source is left: a mixture cannot draw from it."""
+    for one in tallies:
+        if not one.text_bytes:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in one.dropped.items()) or "there were none"
+            raise DataMistake(
+                f"sources.{one.source}: none of its {one.documents_read} documents is left ({reasons});"
+                " check its text_field and rules, or take it out"
+            )
+
+
+def sample_limits(config: CorpusConfig, tallies: Sequence[Tally]) -> list[int]:
+    """The largest sample key of each source that is looked at, so that its share of `sample_bytes` is about met."""
+    assert config.tokenizer.train is not None
+    weights = sum(source.weight for source in config.sources)
+    limits = []
+    for source, one in zip(config.sources, tallies, strict=True):
+        share_bytes = int(config.tokenizer.train.sample_bytes * source.weight / weights)
+        limits.append(min(2**64 - 1, share_bytes * 2**64 // one.text_bytes))
+    return limits
+
+
+def summarize(
+    plan: Plan,
+    facts: TokenizerFacts,
+    sequences_per_shard: int,
+    tallies: Sequence[Tally],
+    part_sources: Sequence[int],
+    encoded: Sequence[EncodeRecord],
+    shards: Sequence[ShardRecord],
+    heldout: Sequence[HeldoutRecord],
+) -> Manifest:
+    """The sealed manifest. `part_sources` gives the source of each part, in the order of `encoded`."""
+    sources = []
+    for place, one in enumerate(tallies):
+        mine = [record for owner, record in zip(part_sources, encoded, strict=True) if owner == place]
+        num_tokens = sum(record.num_tokens for record in mine)
+        num_sequences = sum(shard.num_sequences for shard in shards if shard.source == one.source)
+        sources.append(
+            SourceRecord(
+                name=one.source,
+                documents_read=one.documents_read,
+                dropped=one.dropped,
+                documents_heldout=sum(record.heldout_documents for record in mine),
+                documents_kept=sum(record.num_documents for record in mine),
+                text_bytes=sum(record.text_bytes for record in mine),
+                num_tokens=num_tokens,
+                num_sequences=num_sequences,
+                padding_tokens=num_sequences * plan.config.sequence_length - num_tokens,
+            )
+        )
+    return sealed(
+        Manifest(
+            format_version=FORMAT_VERSION,
+            name=plan.name,
+            sequence_length=plan.config.sequence_length,
+            sequences_per_shard=sequences_per_shard,
+            token_dtype=facts.token_dtype,
+            vocab_size=facts.vocab_size,
+            end_of_text_id=facts.end_of_text_id,
+            tokenizer_sha256=facts.sha256,
+            tokenizer_backend=facts.backend,
+            config_digest=plan.config_digest,
+            sources=tuple(sources),
+            shards=tuple(shards),
+            heldout=tuple(heldout),
+            seed=plan.config.seed,
+        )
+    )

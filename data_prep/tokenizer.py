@@ -1,0 +1,175 @@
+"""Train, load and encode; the fast path and its check.
+
+`tokenizers` says what is right, gigatoken says it some fifty times faster. A sampled share of the documents is
+encoded by both; on a difference the whole build is encoded by `tokenizers`, and the manifest records it. Text never
+makes a special token: a document that spells the end of text would fake a document boundary.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.errors import DataMistake
+from data_prep.pack import Int64s, Tokens
+
+FAST, EXACT = "gigatoken", "tokenizers"
+LONG_BYTES = 1_000_000
+"""Longer documents are encoded in pieces: `tokenizers` needs about 150 bytes of memory a token (tokenizers#1539)."""
+CHECKED_SHARE = 0.001
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """What the build needs to know of a tokenizer."""
+
+    sha256: str
+    vocab_size: int
+    end_of_text_id: int
+    token_dtype: str
+    backend: str
+    """The fastest that can load it."""
+
+
+def train(texts: Iterable[str], vocab_size: int, end_of_text: str) -> bytes:
+    """A byte-level BPE (Sennrich et al. 2016; Radford et al. 2019 for bytes) as the bytes of a `tokenizer.json`.
+
+    Equal texts give equal bytes, whatever their order and the number of threads: merges are counted, ties go by id.
+    The end of text has id 0. Raises DataMistake if the texts do not yield `vocab_size` tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    if vocab_size < 257:
+        raise DataMistake(
+            f"tokenizer.train.vocab_size: {vocab_size} cannot hold the 256 bytes and the end of text; give 257 or more"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[end_of_text], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(iter(texts), trainer)
+    if (size := tokenizer.get_vocab_size()) < vocab_size:
+        raise DataMistake(
+            f"tokenizer.train.vocab_size: the text yields only {size} tokens, not {vocab_size};"
+            f" give {size} or less, or more text"
+        )
+    return str(tokenizer.to_str(pretty=True)).encode()
+
+
+def describe(tokenizer_json: bytes, end_of_text: str, where: str) -> TokenizerFacts:
+    """Checks a `tokenizer.json` and that it has the end of text. Raises DataMistake, naming `where`, if not."""
+    exact = _load_exact(tokenizer_json, where)
+    end_of_text_id = exact.token_to_id(end_of_text)
+    if end_of_text_id is None:
+        raise DataMistake(
+            f"{where} has no token {end_of_text!r}; set tokenizer.end_of_text to the one that ends a document"
+        )
+    vocab_size = max(exact.get_vocab(with_added_tokens=True).values()) + 1
+    try:
+        _load_fast(tokenizer_json)
+        backend = FAST
+    except Exception:  # whatever it cannot load, it cannot encode; the exact one loaded above
+        backend = EXACT
+    return TokenizerFacts(
+        sha256=hashlib.sha256(tokenizer_json).hexdigest(),
+        vocab_size=vocab_size,
+        end_of_text_id=end_of_text_id,
+        token_dtype="uint16" if vocab_size <= 2**16 else "uint32",
+        backend=backend,
+    )
+
+
+def _load_exact(tokenizer_json: bytes, where: str) -> Any:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one task a core already
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+    except Exception as error:  # the library raises bare Exception
+        raise DataMistake(f"{where} is no Hugging Face tokenizer.json ({error}); give one that is") from error
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _load_fast(tokenizer_json: bytes) -> Any:
+    """gigatoken has no switch for special tokens in text, so it is not told of them."""
+    import gigatoken
+
+    content = json.loads(tokenizer_json)
+    content["added_tokens"] = [token for token in content.get("added_tokens") or () if not token["special"]]
+    return gigatoken.Tokenizer.from_json(json.dumps(content))
+
+
+class Encoder:
+    """A tokenizer loaded in a process. gigatoken keeps a cache of words, so a process should keep its encoder."""
+
+    def __init__(self, tokenizer_json: bytes, backend: str) -> None:
+        self.exact = _load_exact(tokenizer_json, "tokenizer.json")
+        self.fast = _load_fast(tokenizer_json) if backend == FAST else None
+
+    def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint32], Int64s]:
+        """UTF-8 texts -> (tokens of all, number of tokens of each), without special tokens."""
+        if not texts:
+            return np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64)
+        if max(map(len, texts)) <= LONG_BYTES:
+            return self._encode_pieces(texts)
+        pieces = [cut(text) for text in texts]
+        tokens, lengths = self._encode_pieces([piece for text in pieces for piece in text])
+        firsts = np.cumsum([0] + [len(text) for text in pieces[:-1]])
+        return tokens, np.add.reduceat(lengths, firsts)
+
+    def agrees(self, text: bytes, tokens: Tokens) -> bool:
+        """Whether the exact tokenizer gives these tokens too; of a long document its first piece is compared."""
+        first = cut(text)[0]
+        expected = self.exact.encode(first.decode(), add_special_tokens=False).ids
+        given = tokens if len(first) == len(text) else tokens[: len(expected)]
+        return bool(np.array_equal(given, np.array(expected, dtype=np.uint32)))
+
+    def _encode_pieces(self, pieces: Sequence[bytes]) -> tuple[npt.NDArray[np.uint32], Int64s]:
+        if self.fast is not None:
+            layout = self.fast.encode_batch(list(pieces), parallel=False).layout
+            offsets = np.asarray(layout.offsets.data)
+            return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets).astype(np.int64)
+        ids = [
+            np.array(self.exact.encode(piece.decode(), add_special_tokens=False).ids, dtype=np.uint32)
+            for piece in pieces
+        ]
+        return np.concatenate(ids), np.array([len(one) for one in ids], dtype=np.int64)
+
+
+@lru_cache(maxsize=2)
+def load_encoder(path: Path, sha256: str, backend: str) -> Encoder:
+    """The process's encoder for a tokenizer; `sha256` tells it from another one at the same path."""
+    data = path.read_bytes()
+    assert hashlib.sha256(data).hexdigest() == sha256, f"{path} changed during the build"
+    return Encoder(data, backend)
+
+
+def cut(text: bytes) -> list[bytes]:
+    """Pieces of at most `LONG_BYTES`: behind a line end, else before a space, else between two characters.
+
+    A piece begins where a word does, so nearly every token is that of the uncut text.
+    """
+    pieces, start = [], 0
+    while len(text) - start > LONG_BYTES:
+        middle, end = start + LONG_BYTES // 2, start + LONG_BYTES
+        split = text.rfind(b"\n", middle, end) + 1 or max(0, text.rfind(b" ", middle, end))
+        if not split:
+            split = end
+            while text[split] & 0xC0 == 0x80:
+                split -= 1
+        pieces.append(text[start:split])
+        start = split
+    return [*pieces, text[start:]]
