@@ -6,7 +6,6 @@ A promotion pushes a checkpoint, a rollback goes back to the one below it: an al
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from pipeline.promote.chain import BrokenRegistry, CheckpointRef, Entry
 
@@ -52,7 +51,7 @@ class AliasState:
         )
 
     def looks_at(self, champion_checkpoint: str) -> int:
-        """Counted by checkpoint, so that going back to an earlier champion does not forget who was judged against it."""
+        """Counted by checkpoint: going back to an earlier champion does not forget who was judged against it."""
         return self.looks.get(champion_checkpoint, 0)
 
     def after(self, entry: Entry) -> "AliasState":
@@ -118,7 +117,3 @@ def protected_paths(entries: Sequence[Entry], last_promotions: int = 3) -> froze
     """Paths of checkpoints that retention must keep: what each alias may need for its next rollbacks."""
     kept = [entry for name in alias_names(entries) for entry in replay(entries, name).promotions[-last_promotions:]]
     return frozenset(entry.checkpoint.path for entry in kept)
-
-
-def alias_path(folder: Path, name: str) -> Path:
-    return folder / "aliases" / f"{name}.json"
