@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from data_prep.manifest import read_manifest
 from data_prep.shards import read_heldout
 from data_prep.tokenizer import load_encoder
@@ -41,15 +43,16 @@ def evaluate_heldout(
 
 def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:
     """The corpus's held-out documents, encoded with its tokenizer."""
-    encoder = load_encoder(corpus / "tokenizer.json")
-    rows = list(read_heldout(corpus, read_manifest(corpus)))
+    manifest = read_manifest(corpus)
+    encoder = load_encoder(corpus / "tokenizer.json", manifest.tokenizer_sha256, manifest.tokenizer_backend)
+    rows = [(source, document_id, text.encode()) for source, document_id, text in read_heldout(corpus, manifest)]
     if not rows:
         raise Mistake(f"{corpus}: no held-out documents to score; raise data.heldout.fraction")
+    tokens, lengths = encoder.encode([text for _, _, text in rows])
+    of_each = np.split(tokens, np.cumsum(lengths)[:-1])
     return [
-        HeldoutDocument(id=document_id, source=source, num_bytes=len(text.encode()), tokens=tokens)
-        for (source, document_id, text), tokens in zip(
-            rows, encoder.encode([text for _, _, text in rows]), strict=True
-        )
+        HeldoutDocument(id=document_id, source=source, num_bytes=len(text), tokens=of_one.tolist())
+        for (source, document_id, text), of_one in zip(rows, of_each, strict=True)
     ]
 
 

@@ -1,0 +1,316 @@
+"""`headrace VERB CONFIG [section.key=value ...]`: one function a verb.
+
+Each reads the config, calls the one function that does the work, and shows the result: a table for people, one JSON record on stdout with
+`--json`. Progress and errors go to stderr. Exit codes: 0 done, 2 the user's mistake, 3 the work failed, 4 the gate said no, 75 stopped on
+notice and resumable. Heavy packages are imported inside the verb that needs them, so that `--help`, `status` and `submit` are instant.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipeline.errors import HEADRACE_ERRORS, GateRefused, Mistake
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.workspace import Workspace
+
+app = typer.Typer(
+    name="headrace",
+    help="From raw text to a promoted language model. Every verb takes a run's YAML file and section.key=value overrides.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Values that replace the file's: section.key=value.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON record on stdout.")]
+Step = Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the newest")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A verb's config and workspace, and the words that give the same config to another headrace process."""
+
+    config: "RunConfig"
+    workspace: "Workspace"
+    words: tuple[str, ...]
+
+
+def opened(path: Path, overrides: Sequence[str] | None) -> Opened:
+    from pipeline.config import load_config
+    from pipeline.workspace import open_workspace
+
+    config = load_config(path, overrides or ())
+    return Opened(config=config, workspace=open_workspace(config), words=(str(path.absolute()), *(overrides or ())))
+
+
+def show(record: dict[str, Any], text: str, *, as_json: bool) -> None:
+    print(json.dumps(record, ensure_ascii=False) if as_json else text)
+
+
+@app.command()
+def prep(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Build the corpus; nothing to do if it exists."""
+    from data_prep.build import prepare
+    from data_prep.manifest import as_rows
+    from pipeline.monitor.console import corpus_progress
+
+    run = opened(config, overrides)
+    with corpus_progress() as update:
+        folder, manifest = prepare(run.config.data, run.workspace.corpora, run.config.name, progress=update)
+    record = {"corpus": str(folder), "digest": manifest.digest, "sources": as_rows(manifest)}
+    show(record, corpus_text(record), as_json=as_json)
+
+
+def corpus_text(record: dict[str, Any]) -> str:
+    rows = [
+        f"  {row['source']}: {row['read']:,} documents read, {row['dropped']:,} dropped, {row['heldout']:,} held out, "
+        f"{row['kept']:,} kept, {row['tokens']:,} tokens"
+        for row in record["sources"]
+    ]
+    return "\n".join([f"corpus {record['corpus']}", *rows, f"  digest {record['digest']}"])
+
+
+@app.command()
+def train(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Train or resume, as one rank: under torchrun, srun, Ray or alone."""
+    from pipeline.monitor.views import training_views
+    from pipeline.train.checkpoint import steps_saved
+    from pipeline.train.rank import train_rank
+
+    run = opened(config, overrides)
+    train_rank(run.config, run.workspace, lambda: training_views(run.config, run.workspace))
+    saved = steps_saved(run.workspace.run(run.config.name).checkpoints)
+    show({"run": run.config.name, "step": saved[-1]}, f"run {run.config.name}: trained to step {saved[-1]}", as_json=as_json)
+
+
+@app.command()
+def evaluate(config: Config, overrides: Overrides = None, step: Step = None, as_json: AsJson = False) -> None:
+    """Score a checkpoint on the held-out documents and write its report."""
+    from pipeline.evaluate.stage import evaluate_step
+    from pipeline.monitor.console import evaluation_progress
+
+    run = opened(config, overrides)
+    with evaluation_progress() as update:
+        report = evaluate_step(run.config, run.workspace, step, update)
+    scores = {name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()}
+    record = {"run": report.run, "step": report.step, "report": report.digest, "scores": scores}
+    lines = [f"  {name}: {_figure(score['value'])} ± {_figure(score['standard_error'])}" for name, score in scores.items()]
+    show(record, "\n".join([f"run {report.run}, step {report.step}", *lines]), as_json=as_json)
+
+
+def _figure(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+@app.command()
+def promote(config: Config, overrides: Overrides = None, step: Step = None, as_json: AsJson = False) -> None:
+    """Bring an evaluated checkpoint before the gate; exit 4 if it is refused."""
+    from pipeline.evaluate.stage import pick_step
+    from pipeline.promote.stage import promote_step
+
+    run = opened(config, overrides)
+    entry = promote_step(run.config, run.workspace, pick_step(run.config, run.workspace, step))
+    assert entry.decision is not None
+    record = {"verdict": entry.kind, "alias": entry.alias, "generation": entry.generation, "step": entry.checkpoint.step}
+    show(record | {"why": entry.decision.why()}, f"step {entry.checkpoint.step}: {entry.kind}: {entry.decision.why()}", as_json=as_json)
+    if entry.kind == "refuse":
+        raise GateRefused(f"step {entry.checkpoint.step} stays a candidate: {entry.decision.why()}")
+
+
+@app.command()
+def rollback(
+    config: Config,
+    overrides: Overrides = None,
+    reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Move the alias back to the checkpoint promoted before."""
+    from pipeline.promote.registry import rollback as roll_back
+    from pipeline.promote.stage import check_checkpoint, promotion_of
+
+    run = opened(config, overrides)
+    target = promotion_of(run.config)
+    entry = roll_back(
+        run.workspace.path, target.model, target.alias, check_checkpoint=check_checkpoint, reason=reason
+    )
+    record = {"alias": entry.alias, "generation": entry.generation, "run": entry.checkpoint.run, "step": entry.checkpoint.step}
+    show(record, f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}", as_json=as_json)
+
+
+@app.command()
+def verify(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Replay the proof of the alias: journal, decisions, reports, every checkpoint file."""
+    from pipeline.promote.stage import check_checkpoint, promotion_of
+    from pipeline.promote.verify import verify as replay
+
+    run = opened(config, overrides)
+    target = promotion_of(run.config)
+    facts = replay(run.workspace.path, target.model, target.alias, check_checkpoint)
+    show({"verified": True, "facts": facts}, "\n".join([*(f"ok  {fact}" for fact in facts), "verified"]), as_json=as_json)
+
+
+@app.command()
+def registry(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """List every model's aliases and where they point."""
+    from data_prep.files import plain
+    from pipeline.promote.registry import list_aliases
+
+    run = opened(config, overrides)
+    listing = list_aliases(run.workspace.path)
+    lines = [
+        f"{item.model}@{item.alias.name}  step {item.alias.checkpoint.step} of {item.alias.checkpoint.run}  "
+        f"generation {item.alias.generation}  since {item.promoted_at}"
+        for item in listing
+    ]
+    show({"aliases": [plain(item) for item in listing]}, "\n".join(lines) or "nothing is promoted yet", as_json=as_json)
+
+
+@app.command("run")
+def run_verb(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Do all of it, from wherever it stands: prep, train, evaluate each checkpoint, promote."""
+    from pipeline.monitor.views import run_progress
+    from pipeline.scheduler import run as drive
+    from pipeline.summary import run_record, run_text
+
+    run = opened(config, overrides)
+    with run_progress(run.config, run.workspace) as watch:
+        worked = drive(run.config, run.workspace, run.words, watch)
+    if not worked and not as_json:
+        print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged", file=sys.stderr)
+    record = run_record(run.config, run.workspace) | {"worked": worked}
+    show(record, run_text(run.config, run.workspace, run.words) if worked and not as_json else "", as_json=as_json)
+
+
+@app.command()
+def submit(
+    config: Config,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be sent, and send nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the training as a job to the config's launcher: Slurm, Ray or this machine."""
+    from cluster.job import launcher_for
+    from pipeline.runs import begin
+    from pipeline.scheduler import training_job
+
+    run = opened(config, overrides)
+    job = training_job(run.config, run.workspace.run(run.config.name), run.words)
+    launcher = launcher_for(run.config.cluster)
+    if dry_run:
+        preview = launcher.preview(job)
+        show({"preview": preview}, preview, as_json=as_json)
+        return
+    begin(run.config, run.workspace, write=False)
+    record = launcher.submit(job)
+    show(
+        {"launcher": record.launcher, "id": record.id, "folder": str(record.folder)},
+        f"job {record.id} sent to {record.launcher}; watch it with: headrace status {config}",
+        as_json=as_json,
+    )
+
+
+@app.command()
+def status(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say where a run stands: its job, steps, loss, checkpoints and alias."""
+    from pipeline.summary import status_record, status_text
+
+    run = opened(config, overrides)
+    record = status_record(run.config, run.workspace)
+    show(record, status_text(record), as_json=as_json)
+
+
+@app.command()
+def logs(
+    config: Config,
+    overrides: Overrides = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
+) -> None:
+    """Print what a run's job has logged."""
+    from cluster.job import launcher_for
+
+    run = opened(config, overrides)
+    job = the_job(run)
+    for line in launcher_for(run.config.cluster).logs(job, follow=follow):
+        print(line)
+
+
+@app.command()
+def cancel(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Tell a run's job to save and stop."""
+    from cluster.job import launcher_for
+
+    run = opened(config, overrides)
+    job = the_job(run)
+    launcher_for(run.config.cluster).cancel(job)
+    show({"id": job.id}, f"job {job.id} is told to save and stop; watch it with: headrace status {config}", as_json=as_json)
+
+
+def the_job(run: Opened) -> Any:
+    from cluster.job import load_job
+
+    job = load_job(run.workspace.run(run.config.name).job)
+    if job is None:
+        raise Mistake(f"run {run.config.name} has no job yet; send one with: headrace submit CONFIG")
+    return job
+
+
+@app.command()
+def sample(
+    config: Config,
+    overrides: Overrides = None,
+    prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
+    tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 100,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print text that the promoted checkpoint, or a given one, generates."""
+    from pipeline.sample import sample_text
+
+    run = opened(config, overrides)
+    text = sample_text(
+        run.config, run.workspace, prompt=prompt, max_tokens=tokens, temperature=temperature, seed=seed, step=step
+    )
+    show({"prompt": prompt, "text": text}, prompt + text, as_json=as_json)
+
+
+@contextmanager
+def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
+    """Turns our errors into one line and their exit code; with `--debug` the traceback is shown."""
+    try:
+        yield
+    except HEADRACE_ERRORS as error:
+        if debug:
+            raise
+        print(f"headrace: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """The `headrace` command. `--debug` may stand anywhere."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
+    with one_line_errors(debug=debug, as_json="--json" in arguments):
+        app(arguments, prog_name="headrace")
+
+
+if __name__ == "__main__":
+    main()

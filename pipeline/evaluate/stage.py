@@ -1,0 +1,44 @@
+"""The evaluation stage: one checkpoint of a run, scored once, its report on disk and in the journal."""
+
+from collections.abc import Callable
+
+from pipeline.config import RunConfig
+from pipeline.errors import Mistake
+from pipeline.evaluate.report import EvalReport, read_report, write_report
+from pipeline.monitor.journal import Journal
+from pipeline.train.checkpoint import steps_saved
+from pipeline.workspace import Workspace
+
+
+def evaluate_step(
+    config: RunConfig,
+    workspace: Workspace,
+    step: int | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvalReport:
+    """The held-out report of a step's checkpoint, the newest if None; made only if it is not there yet."""
+    run = workspace.run(config.name)
+    step = pick_step(config, workspace, step)
+    path = run.report(step, "heldout")
+    if path.exists():
+        return read_report(path)
+    from pipeline.evaluate.heldout import evaluate_heldout
+
+    report = evaluate_heldout(run.checkpoint(step), workspace.corpora, progress)
+    write_report(path, report)
+    with Journal(run.metrics) as journal:
+        scores = {name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()}
+        journal.append("eval", step=step, suite=report.suite, scores=scores, report=report.digest)
+    return report
+
+
+def pick_step(config: RunConfig, workspace: Workspace, step: int | None) -> int:
+    """The step asked for, or the newest saved. Raises Mistake naming those that are there."""
+    saved = steps_saved(workspace.run(config.name).checkpoints)
+    if not saved:
+        raise Mistake(f"run {config.name} has no checkpoint yet; train it with: headrace run CONFIG")
+    if step is None:
+        return saved[-1]
+    if step not in saved:
+        raise Mistake(f"--step {step}: run {config.name} has no such checkpoint; it has {', '.join(map(str, saved))}")
+    return step
