@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -51,6 +52,29 @@ def test_two_that_promote_at_once_are_told_apart(tmp_path: Path) -> None:
     assert [entry.checkpoint.step for entry in read_entries(tmp_path, "tiny")] == [100, winner]
     verify(tmp_path, "tiny", "production", check_checkpoint)
     assert promote_step(tmp_path, loser, worse_by=-0.1).kind == "refuse", "trying again, it meets the new champion"
+
+
+def promote_in_a_row(workspace: Path, alias: str, num: int, barrier: Barrier) -> None:
+    barrier.wait(timeout=60)
+    for step in range(1, num + 1):
+        promote_step(workspace, step, worse_by=-0.05 * step, config=replace(CONFIG, alias=alias))
+
+
+def test_aliases_promoted_side_by_side_share_one_unbroken_chain(tmp_path: Path) -> None:
+    """Different aliases never conflict, so only the lock keeps two appends from following the same entry."""
+    for step in range(1, 16):
+        add_checkpoint(tmp_path, report_at(step))
+    spawn = multiprocessing.get_context("spawn")
+    barrier, names = spawn.Barrier(3), ("blue", "green", "red")
+    processes = [spawn.Process(target=promote_in_a_row, args=(tmp_path, name, 15, barrier)) for name in names]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert len(read_entries(tmp_path, "tiny")) == 45
+    for name in names:
+        verify(tmp_path, "tiny", name, check_checkpoint)
 
 
 def promote_for_ever(workspace: Path) -> None:

@@ -23,7 +23,9 @@ def add_checkpoint(workspace: Path, report: EvalReport) -> tuple[EvalReport, Pat
     """Writes the checkpoint that a report is about, and binds the report to it."""
     folder = workspace / "runs/test/checkpoints" / f"step-{report.step}"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights").write_text(f"weights of step {report.step}")
+    weights = folder / "weights"
+    if not weights.exists():
+        weights.write_text(f"weights of step {report.step}")
     return sealed(replace(report, checkpoint_digest=check_checkpoint(folder))), folder
 
 
