@@ -12,15 +12,18 @@ a folder of its own, so that yesterday's notice to stop cannot stop today's:
     folder/job.json                      the job that counts
     folder/exit.json                     {id, code}: it has ended
     folder/log.txt                       what all stretches printed, appended
+    folder/attempts/ID/cancelled         a user ended the job: it is not to be resumed
     folder/attempts/ATTEMPT/stop         told to stop; ranks poll it
-    folder/attempts/ATTEMPT/cancelled    ... by a user, so it is not to be resumed
     folder/attempts/ATTEMPT/rank-N.json  {rank, code, ...}: this rank has ended
 """
 
+import fcntl
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -55,6 +58,9 @@ class JobSpec:
     """The same path on every node."""
     workdir: Path = field(default_factory=Path.cwd)
     """Where the ranks start, so that relative paths in `command` hold."""
+
+    def __post_init__(self) -> None:
+        assert self.folder.is_absolute(), f"a job's folder must mean the same on every node: {self.folder}"
 
     @property
     def world_size(self) -> int:
@@ -194,16 +200,34 @@ def ended_state(code: int, *, cancelled: bool) -> JobState:
     return JobState.STOPPED if code == EXIT_STOPPED else JobState.FAILED
 
 
-def ask_to_stop(attempt: Path, *, cancel: bool) -> None:
-    """Puts the notice where all ranks poll for it; the mark of a cancel first, so that whoever sees one sees both."""
-    attempt.mkdir(parents=True, exist_ok=True)
-    if cancel:
-        (attempt / "cancelled").touch()
-    stop_file(attempt).touch()
+def cancelled_file(record: JobRecord) -> Path:
+    """Its presence says that a user ended the job."""
+    return record.attempt / "cancelled"
 
 
-def was_cancelled(attempt: Path) -> bool:
-    return (attempt / "cancelled").exists()
+def cancel_by_file(record: JobRecord) -> None:
+    """Cancels a job of one stretch; the mark comes first, so that whoever sees the notice sees why it came."""
+    record.attempt.mkdir(parents=True, exist_ok=True)
+    cancelled_file(record).touch()
+    stop_file(record.attempt).touch()
+
+
+@contextmanager
+def submit_lock(folder: Path) -> Iterator[int]:
+    """Lets one submitter at a time decide whether the folder needs a new job. Yields the lock's file descriptor."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / "submit.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def living_job(folder: Path, launcher: Launcher) -> JobRecord | None:
+    """The folder's job if it waits or runs, so that no second one must be started."""
+    job = load_job(folder)
+    return job if job is not None and launcher.state(job).is_alive else None
 
 
 def read_log(folder: Path, *, more: Callable[[], bool], poll_s: float = 0.3) -> Iterator[str]:

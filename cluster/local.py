@@ -4,7 +4,6 @@ The supervisor (cluster/supervise.py) is the job. It is found again by its pid a
 was killed and started again watches the living job instead of starting a second one.
 """
 
-import fcntl
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,14 +16,16 @@ from cluster.job import (
     JobRecord,
     JobSpec,
     JobState,
-    ask_to_stop,
     attempt_folder,
+    cancel_by_file,
+    cancelled_file,
     ended_state,
+    living_job,
     load_exit,
     load_job,
     log_file,
     read_log,
-    was_cancelled,
+    submit_lock,
 )
 from cluster.processes import host_name, is_alive
 from cluster.supervise import Orders
@@ -69,16 +70,8 @@ class LocalLauncher:
                 f"cluster.nodes={spec.nodes}: the local launcher has one machine; set cluster.launcher to slurm or "
                 "ray, or raise cluster.processes_per_node instead"
             )
-        spec.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(spec.folder / "submit.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            job = load_job(spec.folder)
-            if job is not None and self.state(job).is_alive:
-                return job
-            return start(spec, lock)
-        finally:
-            os.close(lock)
+        with submit_lock(spec.folder) as lock:
+            return living_job(spec.folder, self) or start(spec, lock)
 
     def state(self, record: JobRecord) -> JobState:
         code = load_exit(record)
@@ -88,11 +81,11 @@ class LocalLauncher:
             return JobState.RUNNING
         # It may have ended between the two looks; dead without a record means killed, supervisor and all.
         code = load_exit(record) if code is None else code
-        return ended_state(1 if code is None else code, cancelled=was_cancelled(record.attempt))
+        return ended_state(1 if code is None else code, cancelled=cancelled_file(record).exists())
 
     def cancel(self, record: JobRecord) -> None:
         if self.state(record).is_alive:
-            ask_to_stop(record.attempt, cancel=True)
+            cancel_by_file(record)
 
     def logs(self, record: JobRecord, *, follow: bool = False) -> Iterator[str]:
         return read_log(record.folder, more=lambda: follow and self.state(record).is_alive)

@@ -43,8 +43,15 @@ def run(attempt: Path, command: Sequence[str]) -> int:
     arrange()
     stop = stop_file(attempt)
     env = {**os.environ, STOP_FILE_VARIABLE: str(stop)}
+
+    def prepare() -> None:
+        # The batch script makes torchrun ignore SIGTERM, and what is ignored stays so in children. A command that does
+        # not listen for a notice must die of it.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        arrange()
+
     # preexec_fn is safe here: this process has no other thread yet.
-    child = subprocess.Popen([sys.executable, "-u", *command], env=env, preexec_fn=arrange)
+    child = subprocess.Popen([sys.executable, "-u", *command], env=env, preexec_fn=prepare)
 
     def forward(number: int, frame: FrameType | None) -> None:
         child.send_signal(number)

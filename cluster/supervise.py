@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
-from cluster.job import JobRecord, ask_to_stop, attempt_folder, stop_file, store_exit, store_job
+from cluster.job import JobRecord, attempt_folder, stop_file, store_exit, store_job
 from cluster.outcome import read_outcome
 from cluster.processes import dies_with_parent, host_name, process_start, shell_code
 from cluster.signals import NOTICE_SIGNALS
@@ -79,7 +79,7 @@ def run(orders: Orders) -> int:
     child = subprocess.Popen(orders.argv, preexec_fn=dies_with_parent())
 
     def notice(number: int, frame: FrameType | None) -> None:
-        ask_to_stop(attempt, cancel=False)
+        stop_file(attempt).touch()
 
     for number in NOTICE_SIGNALS:
         signal.signal(number, notice)
