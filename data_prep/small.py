@@ -24,6 +24,7 @@ from data_prep.manifest import (
     write_manifest,
 )
 from data_prep.pack import parts_in_span, shard_spans, shuffled, with_end_of_text
+from data_prep.tokenizer import byte_alphabet
 
 Documents = Sequence[tuple[str, str]]
 """(id, text) pairs."""
@@ -33,8 +34,7 @@ def byte_tokenizer(end_of_text: str = "<|endoftext|>") -> bytes:
     """A `tokenizer.json` whose tokens are the end of text (id 0) and the 256 bytes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {end_of_text: 0} | {symbol: place + 1 for place, symbol in enumerate(alphabet)}
+    vocab = {end_of_text: 0} | {symbol: place for place, symbol in enumerate(sorted(byte_alphabet()), start=1)}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
