@@ -177,8 +177,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     break
                 time.sleep(POLL_S)
         if evaluation.failed:
-            steps = ", ".join(map(str, sorted(evaluation.failed)))
-            raise PipelineError(f"run {config.name}: the evaluation of step {steps} failed, see above; run it again to retry")
+            which = ", ".join(map(str, sorted(evaluation.failed)))
+            raise PipelineError(f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry")
         return worked
 
 

@@ -42,10 +42,10 @@ class SourceOrder:
         epochs = position // np.uint64(self.num_sequences)
         for epoch in np.unique(epochs):  # nearly always one or two
             here = epochs == epoch
-            shard[here], row[here] = self._locate_in_epoch(position[here] % np.uint64(self.num_sequences), epoch)
+            shard[here], row[here] = self._locate_in_epoch(position[here] % np.uint64(self.num_sequences), int(epoch))
         return shard, row
 
-    def _locate_in_epoch(self, x: U64, epoch: np.uint64) -> tuple[U64, U64]:
+    def _locate_in_epoch(self, x: U64, epoch: int) -> tuple[U64, U64]:
         full = np.uint64(self.sequences_per_shard)
         num_shards = -(-self.num_sequences // self.sequences_per_shard)
         last = np.uint64(self.num_sequences - (num_shards - 1) * self.sequences_per_shard)

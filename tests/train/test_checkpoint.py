@@ -1,0 +1,72 @@
+"""A checkpoint is what its record says, file by file, or it is refused by name."""
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import CorruptCheckpoint
+from pipeline.train.checkpoint import RECORD_NAME, newest_good, steps_saved, verify_checkpoint
+from tests.train.small_runs import config_tree, run_ranks, small_corpus, write_config
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a real run of four steps, one rank."""
+    folder = tmp_path_factory.mktemp("run")
+    small_corpus(folder / "corpus")
+    config = write_config(folder / "run.yaml", config_tree(folder / "ws", steps=4, every_steps=2, ranks=1))
+    run_ranks(config, folder / "corpus", ranks=1)
+    return folder / "ws/runs/small/checkpoints"
+
+
+@pytest.fixture
+def checkpoints(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+@pytest.mark.slow
+def test_sound_checkpoints_verify(checkpoints: Path) -> None:
+    assert steps_saved(checkpoints) == [0, 2, 4]
+    for step in (0, 2, 4):
+        assert verify_checkpoint(checkpoints / f"step-{step:08d}").step == step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_any_damaged_file_is_named_and_the_one_before_is_used(checkpoints: Path, damage: str) -> None:
+    newest = checkpoints / "step-00000004"
+    names = sorted(verify_checkpoint(newest).files)
+    assert len(names) >= 4
+    for name in [*names, RECORD_NAME]:
+        copy = checkpoints.parent / f"copy-{damage}-{name.replace('/', '-')}"
+        shutil.copytree(checkpoints, copy)
+        harm(copy / newest.name / name, damage)
+        if (copy / newest.name / RECORD_NAME).exists():
+            with pytest.raises(CorruptCheckpoint, match=Path(name).name):
+                verify_checkpoint(copy / newest.name)
+        found = newest_good(copy)
+        assert found.step == 2, name
+        assert not (copy / newest.name / RECORD_NAME).exists(), "set aside, so that step 4 can be saved anew"
+
+
+def harm(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "delete":
+        path.unlink()
+    elif how == "truncate":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        data[random.Random(path.name).randrange(len(data))] ^= 1
+        path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_no_checkpoint_and_no_good_one_are_told_apart(checkpoints: Path, tmp_path: Path) -> None:
+    assert newest_good(tmp_path / "nothing").step is None
+    for folder in checkpoints.iterdir():
+        harm(folder / "model.safetensors", "flip")
+    found = newest_good(checkpoints)
+    assert found.step is None
+    assert len(found.passed_over) == 3
