@@ -17,13 +17,14 @@ TERMINATED = frozenset(128 + int(number) for number in (signal.SIGTERM, signal.S
 def outcome(codes: Mapping[int, int], *, world_size: int, launcher_code: int, noticed: bool) -> int:
     """The job's exit code: 0 if every rank ended with 0, 75 if it can simply be run again, else the first failure.
 
-    codes: by rank, from those ranks that recorded their end. launcher_code: of torchrun or srun, which only knows that
-    something failed. noticed: whether the job was told to stop. After a notice, a rank that died of the signal, because
-    it had not come so far as to listen for one, or that was killed when its grace was over, takes nothing back that was
-    saved before: the job has stopped, it has not failed.
+    codes: by rank, in the order in which they ended, from those ranks that recorded it. launcher_code: of torchrun or
+    srun, which only knows that something failed. noticed: whether the job was told to stop. After a notice, a rank that
+    died of the signal, because it had not come so far as to listen for one, or that was killed when its grace was over,
+    takes nothing back that was saved before: the job has stopped, it has not failed.
     """
-    failures = [code for _, code in sorted(codes.items()) if code not in (0, EXIT_STOPPED)]
-    # When one rank fails, torchrun terminates the rest: those say nothing about the cause.
+    failures = [code for code in codes.values() if code not in (0, EXIT_STOPPED)]
+    # When one rank fails, its peers lose their connection and fail too, or torchrun terminates them: the first one is
+    # the cause.
     causes = [code for code in failures if code not in TERMINATED]
     if causes:
         return causes[0]
@@ -38,9 +39,10 @@ def outcome(codes: Mapping[int, int], *, world_size: int, launcher_code: int, no
 
 
 def read_codes(attempt: Path) -> dict[int, int]:
-    """What the ranks of an attempt recorded."""
-    records = [read_json(path) for path in sorted(attempt.glob("rank-*.json"))]
-    return {int(record["rank"]): int(record["code"]) for record in records if record is not None}
+    """What the ranks of an attempt recorded, the first to end first."""
+    records = [record for path in attempt.glob("rank-*.json") if (record := read_json(path)) is not None]
+    records.sort(key=lambda record: (float(record["ended_at"]), int(record["rank"])))
+    return {int(record["rank"]): int(record["code"]) for record in records}
 
 
 def read_outcome(attempt: Path, *, world_size: int, launcher_code: int) -> int:

@@ -74,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     attempt, command = Path(arguments[0]), arguments[1:]
     rank = int(os.environ.get("RANK", "0"))
     code = run(attempt, command)
-    write_json(attempt / f"rank-{rank:05d}.json", {"rank": rank, "code": code, "host": host_name()})
+    end = {"rank": rank, "code": code, "host": host_name(), "ended_at": time.time()}
+    write_json(attempt / f"rank-{rank:05d}.json", end)
     return quiet_code(code)
 
 
