@@ -64,7 +64,7 @@ def prep(config: Config, overrides: Overrides = None, as_json: AsJson = False) -
     """Build the corpus; nothing to do if it exists."""
     from data_prep.build import prepare
     from data_prep.manifest import as_rows
-    from pipeline.monitor.console import corpus_progress
+    from pipeline.monitor.views import corpus_progress
 
     run = opened(config, overrides)
     with corpus_progress() as update:
@@ -92,21 +92,29 @@ def train(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
     run = opened(config, overrides)
     train_rank(run.config, run.workspace, lambda: training_views(run.config, run.workspace))
     saved = steps_saved(run.workspace.run(run.config.name).checkpoints)
-    show({"run": run.config.name, "step": saved[-1]}, f"run {run.config.name}: trained to step {saved[-1]}", as_json=as_json)
+    show(
+        {"run": run.config.name, "step": saved[-1]},
+        f"run {run.config.name}: trained to step {saved[-1]}",
+        as_json=as_json,
+    )
 
 
 @app.command()
 def evaluate(config: Config, overrides: Overrides = None, step: Step = None, as_json: AsJson = False) -> None:
     """Score a checkpoint on the held-out documents and write its report."""
     from pipeline.evaluate.stage import evaluate_step
-    from pipeline.monitor.console import evaluation_progress
+    from pipeline.monitor.views import evaluation_progress
 
     run = opened(config, overrides)
     with evaluation_progress() as update:
         report = evaluate_step(run.config, run.workspace, step, update)
-    scores = {name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()}
+    scores = {
+        name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()
+    }
     record = {"run": report.run, "step": report.step, "report": report.digest, "scores": scores}
-    lines = [f"  {name}: {_figure(score['value'])} ± {_figure(score['standard_error'])}" for name, score in scores.items()]
+    lines = [
+        f"  {name}: {_figure(score['value'])} ± {_figure(score['standard_error'])}" for name, score in scores.items()
+    ]
     show(record, "\n".join([f"run {report.run}, step {report.step}", *lines]), as_json=as_json)
 
 
@@ -123,8 +131,17 @@ def promote(config: Config, overrides: Overrides = None, step: Step = None, as_j
     run = opened(config, overrides)
     entry = promote_step(run.config, run.workspace, pick_step(run.config, run.workspace, step))
     assert entry.decision is not None
-    record = {"verdict": entry.kind, "alias": entry.alias, "generation": entry.generation, "step": entry.checkpoint.step}
-    show(record | {"why": entry.decision.why()}, f"step {entry.checkpoint.step}: {entry.kind}: {entry.decision.why()}", as_json=as_json)
+    record = {
+        "verdict": entry.kind,
+        "alias": entry.alias,
+        "generation": entry.generation,
+        "step": entry.checkpoint.step,
+    }
+    show(
+        record | {"why": entry.decision.why()},
+        f"step {entry.checkpoint.step}: {entry.kind}: {entry.decision.why()}",
+        as_json=as_json,
+    )
     if entry.kind == "refuse":
         raise GateRefused(f"step {entry.checkpoint.step} stays a candidate: {entry.decision.why()}")
 
@@ -142,11 +159,18 @@ def rollback(
 
     run = opened(config, overrides)
     target = promotion_of(run.config)
-    entry = roll_back(
-        run.workspace.path, target.model, target.alias, check_checkpoint=check_checkpoint, reason=reason
+    entry = roll_back(run.workspace.path, target.model, target.alias, check_checkpoint=check_checkpoint, reason=reason)
+    record = {
+        "alias": entry.alias,
+        "generation": entry.generation,
+        "run": entry.checkpoint.run,
+        "step": entry.checkpoint.step,
+    }
+    show(
+        record,
+        f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}",
+        as_json=as_json,
     )
-    record = {"alias": entry.alias, "generation": entry.generation, "run": entry.checkpoint.run, "step": entry.checkpoint.step}
-    show(record, f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}", as_json=as_json)
 
 
 @app.command()
@@ -158,7 +182,9 @@ def verify(config: Config, overrides: Overrides = None, as_json: AsJson = False)
     run = opened(config, overrides)
     target = promotion_of(run.config)
     facts = replay(run.workspace.path, target.model, target.alias, check_checkpoint)
-    show({"verified": True, "facts": facts}, "\n".join([*(f"ok  {fact}" for fact in facts), "verified"]), as_json=as_json)
+    show(
+        {"verified": True, "facts": facts}, "\n".join([*(f"ok  {fact}" for fact in facts), "verified"]), as_json=as_json
+    )
 
 
 @app.command()
@@ -182,15 +208,15 @@ def run_verb(config: Config, overrides: Overrides = None, as_json: AsJson = Fals
     """Do all of it, from wherever it stands: prep, train, evaluate each checkpoint, promote."""
     from pipeline.monitor.views import run_progress
     from pipeline.scheduler import run as drive
-    from pipeline.summary import run_record, run_text
+    from pipeline.status import status_record
 
     run = opened(config, overrides)
     with run_progress(run.config, run.workspace) as watch:
         worked = drive(run.config, run.workspace, run.words, watch)
     if not worked and not as_json:
         print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged", file=sys.stderr)
-    record = run_record(run.config, run.workspace) | {"worked": worked}
-    show(record, run_text(run.config, run.workspace, run.words) if worked and not as_json else "", as_json=as_json)
+    record = status_record(run.config, run.workspace) | {"worked": worked}
+    show(record, str(record), as_json=as_json)
 
 
 @app.command()
@@ -224,11 +250,12 @@ def submit(
 @app.command()
 def status(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say where a run stands: its job, steps, loss, checkpoints and alias."""
-    from pipeline.summary import status_record, status_text
+    from pipeline.status import status_record, status_text
 
     run = opened(config, overrides)
     record = status_record(run.config, run.workspace)
-    show(record, status_text(record), as_json=as_json)
+    main_score = run.config.promote.gate.main if run.config.promote else "heldout/bits_per_byte"
+    show(record, status_text(record, main_score), as_json=as_json)
 
 
 @app.command()
@@ -254,7 +281,11 @@ def cancel(config: Config, overrides: Overrides = None, as_json: AsJson = False)
     run = opened(config, overrides)
     job = the_job(run)
     launcher_for(run.config.cluster).cancel(job)
-    show({"id": job.id}, f"job {job.id} is told to save and stop; watch it with: headrace status {config}", as_json=as_json)
+    show(
+        {"id": job.id},
+        f"job {job.id} is told to save and stop; watch it with: headrace status {config}",
+        as_json=as_json,
+    )
 
 
 def the_job(run: Opened) -> Any:

@@ -194,7 +194,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         tree = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise Mistake(f"{path}: no such config file; give the path of a YAML file, for example configs/quickstart.yaml") from None
+        raise Mistake(
+            f"{path}: no such config file; give the path of a YAML file, for example configs/quickstart.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: cannot be read as a config: {error}") from error
     except yaml.YAMLError as error:
@@ -216,12 +218,16 @@ def check(config: RunConfig) -> None:
     if not NAME.fullmatch(config.name):
         raise Mistake(f"name: '{config.name}' must be lower-case letters, digits, '.', '_' or '-', at most 64 of them")
     if "://" in config.workspace:
-        raise Mistake(f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share")
+        raise Mistake(
+            f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share"
+        )
     if not config.data.sources:
         raise Mistake("data.sources: give at least one source")
     for at, source in enumerate(config.data.sources):
         if source.weight <= 0:
-            raise Mistake(f"data.sources.{at}.weight: {source.weight} must be more than 0; leave the source out instead")
+            raise Mistake(
+                f"data.sources.{at}.weight: {source.weight} must be more than 0; leave the source out instead"
+            )
     for key in ("layers", "width", "heads"):
         _positive(f"model.{key}", getattr(config.model, key))
     for key in ("tokens", "global_batch_size", "micro_batch_size"):
@@ -233,7 +239,9 @@ def check(config: RunConfig) -> None:
     if model.width % model.heads or (model.width // model.heads) % 2:
         raise Mistake(f"model.heads: width {model.width} over {model.heads} heads must give an even, whole head size")
     if model.kv_heads is not None and (model.kv_heads < 1 or model.heads % model.kv_heads):
-        raise Mistake(f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly")
+        raise Mistake(
+            f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly"
+        )
     schedule = config.train.schedule
     if not 0 <= schedule.decay_fraction <= 1:
         raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.build import find_corpus
 from data_prep.files import digest, plain, read_record, write_atomic, write_record
 from data_prep.manifest import Manifest, read_manifest
 from pipeline.config import RunConfig, changed_keys, weight_shaping
@@ -42,9 +41,13 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
     run = workspace.run(config.name)
     state = read_state(run)
     if state is None:
+        from data_prep.build import find_corpus  # brings pyarrow, which `status` can do without
+
         corpus = find_corpus(config.data, workspace.corpora, config.name)
         if corpus is None:
-            raise Mistake(f"data: the corpus of run {config.name} is not built yet; build it with: headrace prep CONFIG")
+            raise Mistake(
+                f"data: the corpus of run {config.name} is not built yet; build it with: headrace prep CONFIG"
+            )
         manifest = read_manifest(corpus)
         if write:
             pin(config, run, corpus, manifest)
@@ -59,7 +62,9 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
     try:
         manifest = read_manifest(corpus)
     except FileNotFoundError:
-        raise Mistake(f"{corpus} is gone, and run {config.name} trains on it; build it again with: headrace prep CONFIG") from None
+        raise Mistake(
+            f"{corpus} is gone, and run {config.name} trains on it; build it again with: headrace prep CONFIG"
+        ) from None
     if manifest.digest != state.manifest_digest:
         raise Mistake(f"{corpus} has changed since run {config.name} began; give this run another name")
     return corpus, manifest

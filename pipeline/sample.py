@@ -29,7 +29,9 @@ def sample_text(
     checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
     tokenizer_path = workspace.corpora / checkpoint.corpus / "tokenizer.json"
     if not tokenizer_path.exists() or sha256_file(tokenizer_path) != checkpoint.tokenizer_sha256:
-        raise Mistake(f"{tokenizer_path} is not the tokenizer that {path} was trained with; build the corpus again: headrace prep CONFIG")
+        raise Mistake(
+            f"{tokenizer_path} is not the tokenizer that {path} was trained with; build the corpus again: headrace prep CONFIG"
+        )
     from tokenizers import Tokenizer
 
     from pipeline.model.generate import generate

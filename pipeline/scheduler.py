@@ -7,7 +7,6 @@ again, by whoever; the training job lives in a session of its own and is found a
 own where it is heavy, so that a crash there is not a crash here.
 """
 
-import fcntl
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from typing import TypeAlias
 from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, load_job
 from cluster.signals import StopNotice
 from pipeline.config import RunConfig
-from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
+from pipeline.errors import GateRefused, PipelineError, StoppedOnNotice
+from pipeline.locks import locked
 from pipeline.monitor.journal import read_journal
 from pipeline.promote.alias import protected_paths
 from pipeline.promote.registry import AliasMoved, read_entries
@@ -140,7 +140,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     """
     folder = workspace.run(config.name)
     launcher = launcher_for(config.cluster)
-    with only_scheduler(folder), StopNotice() as notice, interrupt_as_notice():
+    busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
+    with locked(folder.path / "run.lock", busy=busy), StopNotice() as notice, interrupt_as_notice():
         ours = _living_job(folder, launcher)
         evaluation = Evaluation(command)
         worked = False
@@ -178,7 +179,9 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                 time.sleep(POLL_S)
         if evaluation.failed:
             which = ", ".join(map(str, sorted(evaluation.failed)))
-            raise PipelineError(f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry")
+            raise PipelineError(
+                f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry"
+            )
         return worked
 
 
@@ -228,7 +231,9 @@ def protected_steps(config: RunConfig, workspace: Workspace) -> frozenset[int]:
 def progressed(folder: RunFolder, job: JobRecord, saved: Sequence[int]) -> bool:
     """Whether a job has saved more than what it began with, which makes it worth starting again."""
     begun = [
-        line for line in read_journal(folder.metrics) if line["kind"] in ("start", "resume") and line["time"] >= job.submitted_at
+        line
+        for line in read_journal(folder.metrics)
+        if line["kind"] in ("start", "resume") and line["time"] >= job.submitted_at
     ]
     return bool(begun and saved) and saved[-1] > begun[0].get("step", 0)
 
@@ -252,7 +257,9 @@ def stop(config: RunConfig, job: JobRecord | None, launcher: Launcher) -> None:
     """Ends this invocation. A local job stops with it, after a save; one that a cluster keeps goes on."""
     if job and launcher.state(job).is_alive:
         if config.cluster.launcher != "local":
-            raise StoppedOnNotice(f"run {config.name}: no longer watched; job {job.id} goes on. End it with: headrace cancel CONFIG")
+            raise StoppedOnNotice(
+                f"run {config.name}: no longer watched; job {job.id} goes on. End it with: headrace cancel CONFIG"
+            )
         launcher.cancel(job)
         while launcher.state(job).is_alive:
             time.sleep(POLL_S)
@@ -277,18 +284,6 @@ def last_words(folder: RunFolder) -> str:
         return f"it left no log at {log}"
     ours = [line for line in lines if line.startswith("headrace: ")] or [line for line in lines if "Error" in line]
     return f"{(ours or lines or ['it printed nothing'])[-1]} (all of it: {log})"
-
-
-@contextmanager
-def only_scheduler(folder: RunFolder) -> Iterator[None]:
-    """Holds the run's scheduling lock, which the system lets go of however this process ends."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / "run.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Mistake(f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG") from None
-        yield
 
 
 @contextmanager

@@ -22,15 +22,15 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
     alias = read_alias(workspace.path, config.promote.model, config.promote.alias) if config.promote else None
     return {
         "run": config.name,
-        "job": {"id": job.id, "launcher": job.launcher, "state": launcher_for(config.cluster).state(job)} if job else None,
+        "job": {"id": job.id, "launcher": job.launcher, "state": launcher_for(config.cluster).state(job)}
+        if job
+        else None,
         "step": last["step"] if last else 0,
         "total_steps": config.total_steps,
         "loss": last["loss"] if last else None,
         "tokens_per_s": last["tokens_per_s"] if last else None,
         "checkpoints": steps_saved(run.checkpoints),
-        "evaluations": [
-            {"step": line["step"], "scores": line["scores"]} for line in journal if line["kind"] == "eval"
-        ],
+        "evaluations": [{"step": line["step"], "scores": line["scores"]} for line in journal if line["kind"] == "eval"],
         "alias": None
         if alias is None or config.promote is None
         else {
@@ -66,7 +66,9 @@ def status_text(record: dict[str, Any], main_score: str) -> str:
     for evaluation in record["evaluations"]:
         score = evaluation["scores"].get(main_score)
         if score and score["value"] is not None:
-            lines.append(f"evaluated    step {evaluation['step']:,}: {main_score} {score['value']:.4f} ± {score['standard_error'] or 0:.4f}")
+            lines.append(
+                f"evaluated    step {evaluation['step']:,}: {main_score} {score['value']:.4f} ± {score['standard_error'] or 0:.4f}"
+            )
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"
         if alias

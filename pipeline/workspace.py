@@ -1,9 +1,9 @@
 """Where everything lies: the folders of a workspace and of a run, and nothing else.
 
-    WORKSPACE/
-      corpora/NAME-DIGEST/
-      runs/NAME/             config.yaml  state.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
-      registry/MODEL/
+WORKSPACE/
+  corpora/NAME-DIGEST/
+  runs/NAME/             config.yaml  state.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
+  registry/MODEL/
 """
 
 import os
@@ -71,7 +71,9 @@ def open_workspace(config: RunConfig) -> Workspace:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Mistake(f"workspace: {path} cannot be made: {error.strerror}; choose a folder you may write to") from error
+        raise Mistake(
+            f"workspace: {path} cannot be made: {error.strerror}; choose a folder you may write to"
+        ) from error
     if not os.access(path, os.W_OK | os.X_OK) or _read_only(path):
         raise Mistake(f"workspace: {path} is not writable; choose a folder you may write to")
     return Workspace(path=path)

@@ -19,6 +19,7 @@ from pipeline.data.mixture import Mixture
 from pipeline.data.permutation import U64, key_of, permute
 from pipeline.data.position import ORDER_VERSION, Position
 
+
 @dataclass(frozen=True, kw_only=True)
 class SequenceIds:
     """Where sequences lie, one element each: index of the source, shard of that source, row in that shard."""
@@ -92,7 +93,10 @@ class Order:
 
     def position(self, next_sequence: int) -> Position:
         return Position(
-            manifest_digest=self.manifest_digest, order_version=ORDER_VERSION, seed=self.seed, next_sequence=next_sequence
+            manifest_digest=self.manifest_digest,
+            order_version=ORDER_VERSION,
+            seed=self.seed,
+            next_sequence=next_sequence,
         )
 
 
@@ -107,7 +111,10 @@ def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int) -> Order
         for at, source in enumerate(manifest.sources)
     )
     return Order(
-        manifest_digest=manifest.digest, seed=seed, mixture=Mixture(weights=weights, key=int(key_of(seed)[0])), sources=sources
+        manifest_digest=manifest.digest,
+        seed=seed,
+        mixture=Mixture(weights=weights, key=int(key_of(seed)[0])),
+        sources=sources,
     )
 
 

@@ -96,8 +96,6 @@ def window_nlls(model: Decoder, batch: Sequence[Window]) -> list[float]:
         inputs_BT[row, : len(window.inputs)] = torch.tensor(window.inputs)
         targets_BT[row, : len(window.targets)] = torch.tensor(window.targets)
     logits_BTV = model(inputs_BT.to(device)).float()
-    nll_BT = F.cross_entropy(
-        logits_BTV.transpose(1, 2), targets_BT.to(device), ignore_index=IGNORE, reduction="none"
-    )
+    nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2), targets_BT.to(device), ignore_index=IGNORE, reduction="none")
     sums: list[float] = nll_BT.double().sum(dim=1).tolist()
     return sums

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
+from pipeline.locks import locked
 from pipeline.evaluate.report import EvalReport, read_report, write_report
 from pipeline.monitor.journal import Journal
 from pipeline.train.checkpoint import steps_saved
@@ -20,16 +21,19 @@ def evaluate_step(
     run = workspace.run(config.name)
     step = pick_step(config, workspace, step)
     path = run.report(step, "heldout")
-    if path.exists():
-        return read_report(path)
-    from pipeline.evaluate.heldout import evaluate_heldout
+    with locked(path.with_suffix(".lock")):  # whoever comes second waits, and finds the first one's report
+        if path.exists():
+            return read_report(path)
+        from pipeline.evaluate.heldout import evaluate_heldout
 
-    report = evaluate_heldout(run.checkpoint(step), workspace.corpora, progress)
-    write_report(path, report)
-    with Journal(run.metrics) as journal:
-        scores = {name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()}
-        journal.append("eval", step=step, suite=report.suite, scores=scores, report=report.digest)
-    return report
+        report = evaluate_heldout(run.checkpoint(step), workspace.corpora, progress)
+        write_report(path, report)
+        with Journal(run.metrics) as journal:
+            scores = {
+                name: {"value": one.value, "standard_error": one.standard_error} for name, one in report.scores.items()
+            }
+            journal.append("eval", step=step, suite=report.suite, scores=scores, report=report.digest)
+        return report
 
 
 def pick_step(config: RunConfig, workspace: Workspace, step: int | None) -> int:

@@ -37,9 +37,7 @@ class Decoder(nn.Module):
     def forward(self, tokens_BT: Tensor) -> Tensor:
         config = self.config
         mask_B1TT = document_mask(tokens_BT, self.end_of_text_id)
-        cos_TC, sin_TC = rotary(
-            tokens_BT.shape[1], config.width // config.heads, config.rope_theta, tokens_BT.device
-        )
+        cos_TC, sin_TC = rotary(tokens_BT.shape[1], config.width // config.heads, config.rope_theta, tokens_BT.device)
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
             x_BTD = block(x_BTD, cos_TC, sin_TC, mask_B1TT)
@@ -72,7 +70,9 @@ def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor, end_of_text_id: int) 
     """
     B, T = tokens_BT.shape
     targets_BT = next_token_targets(tokens_BT, end_of_text_id)
-    total = F.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(
+        logits_BTV.float().flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
     return total / (B * (T - 1))
 
 

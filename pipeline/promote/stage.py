@@ -30,7 +30,9 @@ def promote_step(config: RunConfig, workspace: Workspace, step: int) -> Entry:
     run = workspace.run(config.name)
     report_path = run.report(step, "heldout")
     if not report_path.exists():
-        raise Mistake(f"step {step} of run {config.name} is not evaluated yet; do it with: headrace evaluate CONFIG --step {step}")
+        raise Mistake(
+            f"step {step} of run {config.name} is not evaluated yet; do it with: headrace evaluate CONFIG --step {step}"
+        )
     promotion = promotion_of(config)
     known = decided_steps(config, workspace)
     entry = promote(

@@ -94,7 +94,9 @@ def verify_checkpoint(path: Path, only: Iterable[str] | None = None) -> Checkpoi
             raise CorruptCheckpoint(f"{file} is missing; use another checkpoint")
         size = file.stat().st_size
         if size != expected.size_bytes:
-            raise CorruptCheckpoint(f"{file} has {size} bytes, its record says {expected.size_bytes}; use another checkpoint")
+            raise CorruptCheckpoint(
+                f"{file} has {size} bytes, its record says {expected.size_bytes}; use another checkpoint"
+            )
         if sha256_file(file) != expected.sha256:
             raise CorruptCheckpoint(f"{file} does not match its recorded sha256; use another checkpoint")
     return checkpoint

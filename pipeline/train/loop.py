@@ -50,7 +50,9 @@ def train(
 
     step = resume(engine, config, run, order, world, tell)
     if step is None:
-        tell("start", run=config.name, config_digest=config.digest, world_size=world.size, total_steps=config.total_steps)
+        tell(
+            "start", run=config.name, config_digest=config.digest, world_size=world.size, total_steps=config.total_steps
+        )
         step = 0
         commit(step)
     with loader_of(config, corpus, manifest, order, world) as loader:
@@ -61,7 +63,9 @@ def train(
             if stop or step == config.total_steps or step % config.train.checkpoint.every_steps == 0:
                 commit(step)
             if stop and step < config.total_steps:
-                raise StoppedOnNotice(f"run {config.name} stopped on notice at step {step}, saved; run it again to resume")
+                raise StoppedOnNotice(
+                    f"run {config.name} stopped on notice at step {step}, saved; run it again to resume"
+                )
     tell("end", step=step)
 
 
@@ -125,9 +129,7 @@ def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: 
     return newest.step
 
 
-def describe(
-    config: RunConfig, corpus: Path, manifest: Manifest, order: Order, step: int, world: World
-) -> Checkpoint:
+def describe(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, step: int, world: World) -> Checkpoint:
     """The record of a checkpoint, but for its files."""
     next_sequence = step * config.train.global_batch_size
     return Checkpoint(

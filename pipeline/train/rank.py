@@ -1,19 +1,17 @@
 """One rank's life: find its place in the world, claim the run, train, and let rank 0 tell what happens."""
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.signals import StopNotice
 from cluster.world import world_from_env
 from pipeline.config import RunConfig, check_batch
-from pipeline.errors import Mistake
+from pipeline.locks import locked
 from pipeline.monitor.journal import Journal
 from pipeline.runs import begin
 from pipeline.train.loop import train
-from pipeline.workspace import RunFolder, Workspace
+from pipeline.workspace import Workspace
 
 View = Callable[[str, dict[str, Any]], None]
 """Shows a journal line, given its kind and figures, to people."""
@@ -32,7 +30,8 @@ def train_rank(config: RunConfig, workspace: Workspace, views: Callable[[], Sequ
             corpus, manifest = begin(config, workspace, write=False)
             train(config, run, corpus, manifest, world, notice, lambda kind, **figures: None)
             return
-        with only_trainer(run), Journal(run.metrics) as journal:
+        busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
+        with locked(run.path / "train.lock", busy=busy), Journal(run.metrics) as journal:
             corpus, manifest = begin(config, workspace)
             shown = views()
 
@@ -42,15 +41,3 @@ def train_rank(config: RunConfig, workspace: Workspace, views: Callable[[], Sequ
                     view(kind, figures)
 
             train(config, run, corpus, manifest, world, notice, tell)
-
-
-@contextmanager
-def only_trainer(run: RunFolder) -> Iterator[None]:
-    """Holds the run's training lock, which the system lets go of however this process ends."""
-    run.path.mkdir(parents=True, exist_ok=True)
-    with (run.path / "train.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Mistake(f"{run.path} is being trained by another process; watch it with: headrace status CONFIG") from None
-        yield

@@ -1,0 +1,92 @@
+"""`headrace run`, whole and killed: nothing is lost, nothing that was finished is done twice."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.monitor.journal import read_journal, unbroken
+from tests.e2e.whole_runs import STEPS, config, headrace, start, text
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of a run that was driven to its end in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    text(folder / "text")
+    path = config(folder)
+    assert headrace("run", path)["worked"]
+    return path
+
+
+def run_folder(config_path: Path) -> Path:
+    return config_path.parent / "workspace/runs/whole"
+
+
+def curve(config_path: Path) -> list[tuple[object, ...]]:
+    lines = unbroken(read_journal(run_folder(config_path) / "metrics.jsonl"))
+    return [(line["step"], line["loss"], line["batch_digest"]) for line in lines]
+
+
+@pytest.mark.slow
+def test_run_ends_in_a_promoted_verified_model(whole: Path) -> None:
+    status = headrace("status", whole)
+    assert status["step"] == status["total_steps"] == STEPS
+    assert status["job"]["state"] == "succeeded"
+    scores = {item["step"]: item["scores"]["heldout/bits_per_byte"]["value"] for item in status["evaluations"]}
+    assert list(scores) == [0, 4, 8]
+    assert scores[8] < scores[0]
+    assert headrace("verify", whole)["verified"]
+    assert status["alias"]["step"] in (4, 8)
+    assert headrace("registry", whole)["aliases"][0]["alias"]["generation"] == status["alias"]["generation"]
+    assert headrace("sample", whole, "--tokens", "20")["text"]
+
+
+@pytest.mark.slow
+def test_a_second_run_has_nothing_to_do(whole: Path) -> None:
+    before = (run_folder(whole) / "metrics.jsonl").read_bytes()
+    assert not headrace("run", whole)["worked"]
+    assert not headrace("prep", whole).get("built", False)
+    assert (run_folder(whole) / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_changed_config_is_refused_with_its_keys(whole: Path) -> None:
+    error = headrace("train", whole, "train.optimizer.lr=1", "cluster.processes_per_node=1", code=2)["error"]
+    assert "train.optimizer.lr: 0.003 -> 1.0" in error
+
+
+@pytest.mark.slow
+def test_killed_wherever_it_stands_it_goes_on(tmp_path: Path, whole: Path) -> None:
+    """SIGKILL to the scheduler in each stage. Its children live on, as they would; the next invocation finds their work."""
+    text(tmp_path / "text")
+    path = config(tmp_path)
+    run = run_folder(path)
+    kill_when(lambda: any((tmp_path / "workspace/corpora").glob("*")), path)
+    kill_when(lambda: len(unbroken(read_journal(run / "metrics.jsonl"))) >= 2, path)
+    kill_when(lambda: any((run / "evals").glob("*.json")), path)
+    assert headrace("run", path)["worked"]
+
+    lines = read_journal(run / "metrics.jsonl")
+    assert curve(path) == curve(whole)
+    assert Counter(line["step"] for line in lines if line["kind"] == "eval") == Counter([0, 4, 8])
+    # The training job was never disturbed: one start, no resume, no step twice.
+    assert Counter(line["kind"] for line in lines if line["kind"] in ("start", "resume", "step")) == {
+        "start": 1,
+        "step": STEPS,
+    }
+    assert headrace("verify", path)["verified"]
+    assert not headrace("run", path)["worked"]
+
+
+def kill_when(ready: Callable[[], bool], path: Path) -> None:
+    process = start("run", path)
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the instant to kill at never came"
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
