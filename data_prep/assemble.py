@@ -1,8 +1,8 @@
 """From encoded parts to the corpus's own files: shards with their sidecars, and the held-out documents.
 
-A shard's task knows by prefix sums which cells its stretch of the stream lies in. It merges each cell from all parts,
-sorts it, and writes what is the shard's; a cell at a border is read by both neighbours.
-One cell is in memory at a time.
+A shard's task knows by prefix sums which cells its stretch of the stream lies in. It reads those cells of all parts,
+sorts their documents, and writes what is the shard's; a cell at a border is read by both neighbours. In memory are the
+tokens of one shard and of its cells at the borders.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from data_prep.files import atomic_file, sha256_file, write_record
 from data_prep.manifest import HeldoutRecord, ShardRecord, sidecar_name
 from data_prep.pack import Int64s, ShardSpan, Tokens, cell_start, cells_of_span, parts_in_span, shuffled
 from data_prep.parts import INDEX, Work, load_array, load_raw, load_table
-from data_prep.shards import SIDECAR_SCHEMA, ShardWriter, shard_name, write_heldout, write_sidecar
+from data_prep.shards import ShardWriter, shard_name, write_heldout, write_sidecar
 from data_prep.tokenizer import TokenizerFacts
 
 
@@ -30,32 +30,27 @@ def write_shard(
 ) -> ShardRecord:
     """Writes one shard and its sidecar. `parts` are the names of all encoded parts of the source."""
     path = work.output / "shards" / shard_name(source, span.number)
-    cell_ends = np.cumsum(np.asarray(cell_tokens, dtype=np.int64))
-    tables: list[pa.Table] = []
+    cells = cells_of_span(span, cell_tokens)
+    documents, lengths, ids = _sorted_cells(work, cells, len(cell_tokens), parts, facts)
+    ends = sum(cell_tokens[: cells.start]) + np.cumsum(lengths)
+    inside = parts_in_span(ends - lengths, ends, span, work.config.sequence_length)
     with atomic_file(path) as file:
         writer = ShardWriter(file, work.config.sequence_length, facts.end_of_text_id)
-        for cell in cells_of_span(span, cell_tokens):
-            documents, lengths, ids = _sorted_cell(work, cell, len(cell_tokens), parts, facts)
-            ends = int(cell_ends[cell]) - int(lengths.sum()) + np.cumsum(lengths)
-            inside = parts_in_span(ends - lengths, ends, span, work.config.sequence_length)
-            for i in inside.index.tolist():
-                start = int(ends[i] - lengths[i])
-                writer.write(documents[i][max(0, span.first_token - start) : span.end_token - start])
-            tables.append(
-                pa.table(
-                    {
-                        "id": ids.take(pa.array(inside.index)),
-                        "source": pa.repeat(source, len(inside.index)),
-                        "row": inside.row,
-                        "first_token": inside.first_token,
-                        "length": inside.length,
-                    }
-                ).cast(SIDECAR_SCHEMA)
-            )
+        for i in inside.index.tolist():
+            start = int(ends[i] - lengths[i])
+            writer.write(documents[i][max(0, span.first_token - start) : span.end_token - start])
         sha256 = writer.finish()
     assert writer.num_sequences == span.num_sequences, f"{path} has {writer.num_sequences} sequences, not as planned"
+    table = pa.table(
+        {
+            "id": ids.take(pa.array(inside.index)),
+            "source": pa.repeat(source, len(inside.index)),
+            "row": inside.row,
+            "first_token": inside.first_token,
+            "length": inside.length,
+        }
+    )
     sidecar = path.with_name(sidecar_name(path.name))
-    table = pa.concat_tables(tables)
     with atomic_file(sidecar) as file:
         write_sidecar(file, table)
     done = ShardRecord(
@@ -71,11 +66,11 @@ def write_shard(
     return done
 
 
-def _sorted_cell(
-    work: Work, cell: int, cells: int, parts: Sequence[str], facts: TokenizerFacts
+def _sorted_cells(
+    work: Work, cells: range, num_cells: int, parts: Sequence[str], facts: TokenizerFacts
 ) -> tuple[list[Tokens], Int64s, pa.ChunkedArray]:
-    """(tokens, lengths, ids) of the cell's documents in shuffled order."""
-    first_key, end_key = cell_start(cell, cells), cell_start(cell + 1, cells)
+    """(tokens, lengths, ids) of the documents of neighbouring cells, in shuffled order."""
+    first_key, end_key = cell_start(cells.start, num_cells), cell_start(cells.stop, num_cells)
     indexes, tokens, ids = [np.zeros(0, dtype=INDEX)], [], [pa.chunked_array([], type=pa.string())]
     for part in parts:
         index = load_array(work.encoded(facts.backend, part, "index.npy"))

@@ -22,7 +22,7 @@ from data_prep.plan import make_plan, try_plan
 from data_prep.stages import Call, Progress, Stages, shard_is_there
 
 CELL_BYTES = 16_000_000
-"""Text of a cell, about: what a shard's task sorts in memory at a time."""
+"""Text of a cell, about: what two shards read in vain at their border."""
 
 
 def prepare(

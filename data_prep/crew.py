@@ -143,21 +143,18 @@ def hired(workers: int | None) -> Iterator[Crew]:
 
 @contextlib.contextmanager
 def _quiet_environment() -> Iterator[None]:
-    wanted = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    """What Ray reads from the environment. Ray also leaves variables of its own behind; both are gone afterwards."""
+    before = os.environ.copy()
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+        TOKENIZERS_PARALLELISM="false",
+    )
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ Place = tuple[int, int]
 
 def num_buckets(num_documents: int) -> int:
     """A power of two: buckets are prefixes of the hash."""
-    return 1 << max(0, (-(-num_documents // BUCKET_DOCUMENTS) - 1).bit_length())
+    return 1 << (max(1, -(-num_documents // BUCKET_DOCUMENTS)) - 1).bit_length()
 
 
 def bucket_slice(hashes: Hashes, bucket: int, buckets: int) -> Hashes:

@@ -1,7 +1,8 @@
 """The files between the stages of a build: everything in the scratch folder, and nothing of the corpus.
 
 A unit's kept documents are written in parts of at most `unit_bytes` of text, so that later stages hold one part of a
-50 GB file in memory. A record is written behind the files it stands for; files without a record do not exist.
+50 GB file in memory. A record is written behind the files it stands for and into the same folder, so that syncing that
+folder makes all of them last; files without a record do not exist.
 
     read/UNIT-PART.docs.arrow   id, text; in order of place              KEYS and HASH beside it
     dedup/BUCKET.npy            places of the duplicates to drop
@@ -100,7 +101,7 @@ class Work:
 
 
 def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with atomic_file(path) as file:
+    with atomic_file(path, sync_name=False) as file:
         np.save(file, array, allow_pickle=False)
 
 
@@ -111,7 +112,7 @@ def load_array(path: Path) -> npt.NDArray[np.void]:
 
 def save_raw(path: Path, array: npt.NDArray[np.generic]) -> None:
     """The array's little-endian bytes and nothing else, so that a reader can seek in them."""
-    with atomic_file(path) as file:
+    with atomic_file(path, sync_name=False) as file:
         file.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
 
 
@@ -122,7 +123,7 @@ def load_raw(path: Path, dtype: npt.DTypeLike, first: int, count: int) -> npt.ND
 
 def save_table(path: Path, table: pa.Table) -> None:
     """One record batch without compression: a reader maps it and takes rows out of it without reading the rest."""
-    with atomic_file(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+    with atomic_file(path, sync_name=False) as file, pa.ipc.new_file(file, table.schema) as writer:
         writer.write_table(table.combine_chunks())
 
 

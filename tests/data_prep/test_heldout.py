@@ -1,0 +1,44 @@
+"""Held-out documents: by hash, some if there can be some, and never all."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.heldout import find_bound, held_out
+from data_prep.parts import KEYS
+
+document = st.tuples(st.integers(0, 2**64 - 1) | st.integers(0, 2), st.integers(0, 1), st.integers(0, 1))
+
+
+def table(documents: list[tuple[int, int, int]]) -> np.ndarray:
+    array = np.zeros(len(documents), dtype=KEYS)
+    for field, values in zip(("heldout", "high", "low"), zip(*documents, strict=True), strict=False):
+        array[field] = values
+    return array
+
+
+@given(st.lists(document, max_size=30), st.sampled_from([0.001, 0.3, 0.5, 0.999]), st.integers(1, 7))
+def test_some_are_held_out_but_not_all_and_parts_do_not_matter(
+    documents: list[tuple[int, int, int]], fraction: float, size: int
+) -> None:
+    parts = [table(documents[i : i + size]) for i in range(0, len(documents), size)]
+    bound = find_bound(fraction, parts)
+    assert bound == find_bound(fraction, [table(documents)] if documents else [])
+    assert bound == find_bound(fraction, parts[::-1])
+    out = held_out(table(documents), bound)
+    different = set(documents)
+    if len(different) < 2:
+        assert not out.any()
+    else:
+        assert out.any()
+        assert not out.all()
+        by_fraction = {one for one in different if one[0] <= int(fraction * 2**64)}
+        chosen = {one for one, is_out in zip(documents, out, strict=True) if is_out}
+        if by_fraction and by_fraction != different:
+            assert chosen == by_fraction
+        else:
+            assert chosen == ({max(by_fraction)} ^ by_fraction if by_fraction else {min(different)})
+
+
+def test_a_fraction_of_zero_holds_out_nothing() -> None:
+    assert find_bound(0, [table([(0, 0, 0), (1, 0, 0)])]) is None

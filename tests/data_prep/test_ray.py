@@ -1,0 +1,191 @@
+"""The build over real Ray workers: one digest whatever the number of workers and however often it was killed."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from data_prep.build import find_corpus, prepare
+from data_prep.errors import DataMistake
+from data_prep.manifest import Manifest
+from data_prep.shards import open_shard
+from data_prep.verify import verify
+from tests.data_prep.corpora import config, files_of, write_inputs
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_inputs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """What one process makes without Ray."""
+    return prepare(config(inputs), tmp_path_factory.mktemp("alone"), "demo", workers=0)
+
+
+@pytest.fixture(scope="module")
+def by_three(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    before = signal.getsignal(signal.SIGTERM), os.environ.copy()
+    made = prepare(config(inputs, unit_bytes=4_000), tmp_path_factory.mktemp("three"), "demo", workers=3)
+    assert (signal.getsignal(signal.SIGTERM), os.environ.copy()) == before
+    return made
+
+
+def test_three_workers_make_the_same_bytes(alone: tuple[Path, Manifest], by_three: tuple[Path, Manifest]) -> None:
+    assert by_three[1] == alone[1]
+    assert files_of(by_three[0]) == files_of(alone[0])
+
+
+def test_one_worker_makes_the_same_bytes(inputs: Path, alone: tuple[Path, Manifest], tmp_path: Path) -> None:
+    assert prepare(config(inputs, unit_bytes=9_000), tmp_path, "demo", workers=1)[1] == alone[1]
+
+
+# webdataset leaves the files that it reads to the garbage collector, which Python warns of.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_stock_webdataset_reads_the_shards(by_three: tuple[Path, Manifest]) -> None:
+    folder, manifest = by_three
+    for source in manifest.sources:
+        paths = [str(folder / "shards" / shard.name) for shard in manifest.source_shards(source.name)]
+        ours = np.concatenate([open_shard(Path(path), manifest) for path in paths])
+        theirs = [np.frombuffer(one["bin"], "<u2") for one in webdataset.WebDataset(paths, shardshuffle=False)]
+        assert np.array_equal(ours, np.stack(theirs))
+    gc.collect()
+
+
+def test_a_mistake_in_a_worker_is_one_line_here(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.gz").write_bytes(b"no gzip")
+    broken = config(inputs)
+    source = broken.sources[0].__class__(name="cut", path=str(tmp_path / "x.jsonl.gz"))
+    with pytest.raises(DataMistake, match=r"x\.jsonl\.gz is cut off or damaged"):
+        prepare(config(inputs, sources=(*broken.sources, source)), tmp_path / "out", "demo", workers=1)
+
+
+def test_inside_a_ray_worker_its_ray_is_used(inputs: Path, alone: tuple[Path, Manifest], tmp_path: Path) -> None:
+    code = """
+import sys, ray
+from pathlib import Path
+from data_prep.build import prepare
+from tests.data_prep.corpora import config
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+build = ray.remote(lambda: prepare(config(Path(sys.argv[1])), Path(sys.argv[2]), "demo", workers=1)[1].digest)
+inputs, out = sys.argv[1:]
+def task():
+    return prepare(config(Path(inputs)), Path(out), "demo", workers=1)[1].digest
+print(ray.get(ray.remote(task).remote()))
+"""
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(inputs), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"},
+    )
+    assert out.stdout.split()[-1] == alone[1].digest
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from data_prep.build import prepare
+from tests.data_prep.corpora import config
+def show(progress):
+    print(progress.stage, progress.done, flush=True)
+print("end", prepare(config(Path(sys.argv[1]), unit_bytes=4_000), Path(sys.argv[2]), "demo", workers=2, progress=show))
+"""
+
+
+def start(inputs: Path, out: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", DRIVER, str(inputs), str(out)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        start_new_session=True,
+    )
+
+
+def session_members(session: int) -> list[int]:
+    """Processes of the session, also those whose parent is gone. Ray puts its own into groups, not into sessions."""
+    members = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                members.append(int(folder.name))
+        except ProcessLookupError:
+            continue
+    return members
+
+
+def end_session(session: int) -> None:
+    for pid in session_members(session):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def lines_until(process: "subprocess.Popen[str]", last: str) -> Iterator[str]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield line
+        if line.startswith(last):
+            return
+
+
+def test_killed_again_and_again_it_ends_with_the_same_digest(
+    inputs: Path, alone: tuple[Path, Manifest], tmp_path: Path
+) -> None:
+    """kill -9 of the driver in four stages of one build, its Ray left running during the next try."""
+    sessions = []
+    redone = {}
+    try:
+        for stage, count in (("read", 2), ("sample", 3), ("encode-gigatoken", 2), ("shards", 4), ("end", 0)):
+            process = start(inputs, tmp_path)
+            sessions.append(process.pid)
+            seen = list(lines_until(process, "end" if stage == "end" else f"{stage} {count}"))
+            assert seen, "the driver ended before it did anything"
+            assert seen[-1].startswith(stage)
+            redone[stage] = [line for line in seen if line.startswith("read ")]
+            if stage == "end":
+                assert process.wait() == 0
+            else:
+                assert find_corpus(config(inputs, unit_bytes=4_000), tmp_path, "demo") is None
+                process.kill()
+                process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        folder, manifest = prepare(config(inputs, unit_bytes=4_000), tmp_path, "demo")
+        assert manifest == alone[1]
+        assert files_of(folder) == files_of(alone[0])
+        assert verify(folder) == ()
+        assert redone["sample"][0] >= "read 2", "the second try began from nothing"
+        assert len(redone["end"]) == 1, "what was read was read again"
+    finally:
+        deadline = time.monotonic() + 10
+        while any(session_members(session) for session in sessions) and time.monotonic() < deadline:
+            for session in sessions:
+                end_session(session)
+            time.sleep(0.1)
+
+
+def test_importing_config_and_manifest_is_light() -> None:
+    code = (
+        "import sys, json; import data_prep.config, data_prep.manifest, data_prep.files;"
+        " print(json.dumps(sorted(set(sys.modules) & {'numpy', 'ray', 'pyarrow', 'pydantic', 'fsspec', 'torch'})))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(out.stdout) == []
