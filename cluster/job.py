@@ -148,6 +148,11 @@ def launcher_for(config: ClusterConfig) -> Launcher:
     return LAUNCHERS[config.launcher](config)
 
 
+def launcher_of(record: JobRecord, config: ClusterConfig) -> Launcher:
+    """The launcher that a job was sent with, whatever the config says by now."""
+    return LAUNCHERS[record.launcher](config)
+
+
 def attempt_folder(folder: Path, attempt: str) -> Path:
     return folder / "attempts" / attempt
 

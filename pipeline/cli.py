@@ -1,8 +1,9 @@
 """`headrace VERB CONFIG [section.key=value ...]`: one function a verb.
 
-Each reads the config, calls the one function that does the work, and shows the result: a table for people, one JSON record on stdout with
-`--json`. Progress and errors go to stderr. Exit codes: 0 done, 2 the user's mistake, 3 the work failed, 4 the gate said no, 75 stopped on
-notice and resumable. Heavy packages are imported inside the verb that needs them, so that `--help`, `status` and `submit` are instant.
+Each reads the config, calls the one function that does the work, and shows the result: a table for people, one JSON
+record on stdout with `--json`. Progress and errors go to stderr. Exit codes: 0 done, 2 the user's mistake, 3 the work
+failed, 4 the gate said no, 75 stopped on notice and resumable. Heavy packages are imported inside the verb that needs
+them, so that `--help`, `status` and `submit` are instant.
 """
 
 import json
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="headrace",
-    help="From raw text to a promoted language model. Every verb takes a run's YAML file and section.key=value overrides.",
+    help="From raw text to a promoted language model. Verbs take a run's YAML file and section.key=value overrides.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -85,12 +86,11 @@ def corpus_text(record: dict[str, Any]) -> str:
 @app.command()
 def train(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Train or resume, as one rank: under torchrun, srun, Ray or alone."""
-    from pipeline.monitor.views import training_views
     from pipeline.train.checkpoint import steps_saved
     from pipeline.train.rank import train_rank
 
     run = opened(config, overrides)
-    train_rank(run.config, run.workspace, lambda: training_views(run.config, run.workspace))
+    train_rank(run.config, run.workspace)
     saved = steps_saved(run.workspace.run(run.config.name).checkpoints)
     show(
         {"run": run.config.name, "step": saved[-1]},
@@ -211,7 +211,7 @@ def run_verb(config: Config, overrides: Overrides = None, as_json: AsJson = Fals
     from pipeline.status import status_record
 
     run = opened(config, overrides)
-    with run_progress(run.config, run.workspace) as watch:
+    with run_progress(run.config, run.workspace.run(run.config.name)) as watch:
         worked = drive(run.config, run.workspace, run.words, watch)
     if not worked and not as_json:
         print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged", file=sys.stderr)
@@ -228,18 +228,18 @@ def submit(
 ) -> None:
     """Send the training as a job to the config's launcher: Slurm, Ray or this machine."""
     from cluster.job import launcher_for
+    from cluster.preview import preview
     from pipeline.runs import begin
     from pipeline.scheduler import training_job
 
     run = opened(config, overrides)
     job = training_job(run.config, run.workspace.run(run.config.name), run.words)
-    launcher = launcher_for(run.config.cluster)
     if dry_run:
-        preview = launcher.preview(job)
-        show({"preview": preview}, preview, as_json=as_json)
+        text = preview(job, run.config.cluster)
+        show({"preview": text}, text, as_json=as_json)
         return
     begin(run.config, run.workspace, write=False)
-    record = launcher.submit(job)
+    record = launcher_for(run.config.cluster).submit(job)
     show(
         {"launcher": record.launcher, "id": record.id, "folder": str(record.folder)},
         f"job {record.id} sent to {record.launcher}; watch it with: headrace status {config}",
@@ -265,22 +265,22 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
 ) -> None:
     """Print what a run's job has logged."""
-    from cluster.job import launcher_for
+    from cluster.job import launcher_of
 
     run = opened(config, overrides)
     job = the_job(run)
-    for line in launcher_for(run.config.cluster).logs(job, follow=follow):
+    for line in launcher_of(job, run.config.cluster).logs(job, follow=follow):
         print(line)
 
 
 @app.command()
 def cancel(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Tell a run's job to save and stop."""
-    from cluster.job import launcher_for
+    from cluster.job import launcher_of
 
     run = opened(config, overrides)
     job = the_job(run)
-    launcher_for(run.config.cluster).cancel(job)
+    launcher_of(job, run.config.cluster).cancel(job)
     show(
         {"id": job.id},
         f"job {job.id} is told to save and stop; watch it with: headrace status {config}",

@@ -2,8 +2,8 @@
 
     YAML file ──> nested dicts ──> dotted overrides ──> RunConfig (validated, frozen) ──> check(): do the parts fit?
 
-Loading validates at the edge, so that everything behind it can trust what it gets. An unknown key is an error that names
-the nearest valid one. Nothing here imports torch, ray or deepspeed.
+Loading validates at the edge, so that everything behind it can trust what it gets. An unknown key is an error that
+names the nearest valid one. Nothing here imports torch, ray or deepspeed.
 """
 
 import dataclasses
@@ -172,8 +172,8 @@ class RunConfig:
     def digest(self) -> str:
         """Digest of all that shapes the trained weights, in exact arithmetic: data, model and optimisation.
 
-        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, checkpoints, monitoring) may change
-        from one start of a run to the next.
+        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, checkpoints, monitoring) may
+        change from one start of a run to the next.
         """
         return digest(weight_shaping(self))
 
@@ -187,7 +187,8 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads a run's YAML file and applies `section.key=value` overrides. Raises Mistake with one line a user can act on."""
+    """Reads a run's YAML file and applies `section.key=value` overrides. Raises Mistake with one line a user can act
+    on."""
     import yaml
     from pydantic import TypeAdapter, ValidationError
 

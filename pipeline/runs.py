@@ -56,7 +56,8 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
         # Through JSON, as the state went: tuples and lists are the same there.
         changes = changed_keys(state.weight_shaping, weight_shaping(config))
         raise Mistake(
-            f"run {config.name} began with another config ({'; '.join(changes)}); put it back, or give this one another name"
+            f"run {config.name} began with another config ({'; '.join(changes)}); "
+            "put it back, or give this one another name"
         )
     corpus = workspace.corpora / state.corpus
     try:
@@ -87,9 +88,9 @@ def pin(config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest) -> 
     )
 
 
-def run_digest(config: RunConfig, manifest: Manifest) -> str:
-    """What a run is: its name, its config, its data. The same run resumed elsewhere has the same digest."""
-    return digest({"name": config.name, "config": config.digest, "manifest": manifest.digest})
+def run_id(config: RunConfig, manifest: Manifest) -> str:
+    """Names the run in wandb: 16 hex digits of what it is, so that a run resumed elsewhere is the same one there."""
+    return digest({"name": config.name, "config": config.digest, "manifest": manifest.digest})[:16]
 
 
 def _lists(value: Any) -> Any:

@@ -24,13 +24,15 @@ def sample_text(
     seed: int,
     step: int | None,
 ) -> str:
-    """What the checkpoint writes after the prompt. Its weights are verified first. Raises CorruptCheckpoint or Mistake."""
+    """What the checkpoint writes after the prompt. Its weights are verified first. Raises CorruptCheckpoint or
+    Mistake."""
     path = checkpoint_to_sample(config, workspace, step)
     checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
     tokenizer_path = workspace.corpora / checkpoint.corpus / "tokenizer.json"
     if not tokenizer_path.exists() or sha256_file(tokenizer_path) != checkpoint.tokenizer_sha256:
         raise Mistake(
-            f"{tokenizer_path} is not the tokenizer that {path} was trained with; build the corpus again: headrace prep CONFIG"
+            f"{tokenizer_path} is not the tokenizer that {path} was trained with; "
+            "build the corpus again: headrace prep CONFIG"
         )
     from tokenizers import Tokenizer
 

@@ -2,9 +2,9 @@
 
     observe ──> State ──next_actions──> Prepare | Train | Evaluate | Promote | Prune ──perform──> files ──> observe ...
 
-The loop keeps nothing that it could not read back: what is done is what has its record. So it can be killed at any instant and started
-again, by whoever; the training job lives in a session of its own and is found again. Each action is idempotent, and runs in a process of its
-own where it is heavy, so that a crash there is not a crash here.
+The loop keeps nothing that it could not read back: what is done is what has its record. So it can be killed at any
+instant and started again, by whoever; the training job lives in a session of its own and is found again. Each action is
+idempotent, and runs in a process of its own where it is heavy, so that a crash there is not a crash here.
 """
 
 import signal
@@ -18,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, load_job
+from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_job
 from cluster.signals import StopNotice
 from pipeline.config import RunConfig
-from pipeline.errors import GateRefused, PipelineError, StoppedOnNotice
+from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.locks import locked
 from pipeline.monitor.journal import read_journal
 from pipeline.promote.alias import protected_paths
@@ -126,7 +126,8 @@ def unevaluated(state: State) -> list[int]:
 
 
 def undecided_steps(state: State) -> list[int]:
-    """Evaluated checkpoints that the gate has not seen, oldest first. Step 0 is only the measure of where training began."""
+    """Evaluated checkpoints that the gate has not seen, oldest first. Step 0 is only the measure of where training
+    began."""
     if not state.promotes:
         return []
     return [step for step in state.saved if step > 0 and step in state.evaluated and step not in state.decided]
@@ -135,14 +136,15 @@ def undecided_steps(state: State) -> list[int]:
 def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: Callable[[], None]) -> bool:
     """Drives a run to its end. Gives whether there was anything to do.
 
-    `command` are the words that give this config to another headrace process: the YAML file and the overrides. `watch` is called between
-    looks, to show progress. Raises PipelineError if training fails for good, StoppedOnNotice after a notice to stop.
+    `command` are the words that give this config to another headrace process: the YAML file and the overrides. `watch`
+    is called between looks, to show progress. Raises PipelineError if training fails for good, StoppedOnNotice after a
+    notice to stop.
     """
     folder = workspace.run(config.name)
     launcher = launcher_for(config.cluster)
     busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
     with locked(folder.path / "run.lock", busy=busy), StopNotice() as notice, interrupt_as_notice():
-        ours = _living_job(folder, launcher)
+        ours = _living_job(config, folder)
         evaluation = Evaluation(command)
         worked = False
         while True:
@@ -301,10 +303,20 @@ def interrupt_as_notice() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _living_job(folder: RunFolder, launcher: Launcher) -> JobRecord | None:
-    """The job that an earlier invocation left running. What has ended before today is no news: it may be started again."""
+def _living_job(config: RunConfig, folder: RunFolder) -> JobRecord | None:
+    """The job that an earlier invocation left running. What has ended before today is no news: it may be started again.
+
+    Raises Mistake if it runs under another launcher than the config names now.
+    """
     job = load_job(folder.job)
-    return job if job and launcher.state(job).is_alive else None
+    if job is None or not launcher_of(job, config.cluster).state(job).is_alive:
+        return None
+    if job.launcher != config.cluster.launcher:
+        raise Mistake(
+            f"cluster.launcher: run {config.name} still has job {job.id} on {job.launcher}; "
+            "wait for it or cancel it first"
+        )
+    return job
 
 
 @dataclass
@@ -349,7 +361,8 @@ def _verb(verb: str, command: Sequence[str], *options: str) -> list[str]:
 
 
 def _prepare(command: Sequence[str], notice: StopNotice) -> None:
-    """Builds the corpus in a process of its own, with its progress on our stderr. Its one-line error is the user's answer."""
+    """Builds the corpus in a process of its own, with its progress on our stderr. Its one-line error is the user's
+    answer."""
     process = subprocess.Popen(_verb("prep", command), stdout=subprocess.DEVNULL)
     while process.poll() is None:
         if notice.requested():
@@ -362,7 +375,8 @@ def _prepare(command: Sequence[str], notice: StopNotice) -> None:
 
 
 def _promote(config: RunConfig, workspace: Workspace, step: int) -> None:
-    """A refusal is a decision like any other; whoever moved the alias meanwhile is taken into account on the next look."""
+    """A refusal is a decision like any other; whoever moved the alias meanwhile is taken into account on the next
+    look."""
     try:
         promote_step(config, workspace, step)
     except (GateRefused, AliasMoved):

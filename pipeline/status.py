@@ -1,8 +1,9 @@
-"""Where a run stands and what it came to, read off its files: the records behind `headrace status` and the end of `headrace run`."""
+"""Where a run stands and what it came to, read off its files: the records behind `headrace status` and the end of
+`headrace run`."""
 
 from typing import Any
 
-from cluster.job import launcher_for, load_job
+from cluster.job import launcher_of, load_job
 from data_prep.manifest import Manifest, read_manifest
 from pipeline.config import RunConfig
 from pipeline.monitor.journal import read_journal, unbroken
@@ -22,7 +23,7 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
     alias = read_alias(workspace.path, config.promote.model, config.promote.alias) if config.promote else None
     return {
         "run": config.name,
-        "job": {"id": job.id, "launcher": job.launcher, "state": launcher_for(config.cluster).state(job)}
+        "job": {"id": job.id, "launcher": job.launcher, "state": launcher_of(job, config.cluster).state(job)}
         if job
         else None,
         "step": last["step"] if last else 0,
@@ -67,7 +68,8 @@ def status_text(record: dict[str, Any], main_score: str) -> str:
         score = evaluation["scores"].get(main_score)
         if score and score["value"] is not None:
             lines.append(
-                f"evaluated    step {evaluation['step']:,}: {main_score} {score['value']:.4f} ± {score['standard_error'] or 0:.4f}"
+                f"evaluated    step {evaluation['step']:,}: {main_score} "
+                f"{score['value']:.4f} ± {score['standard_error'] or 0:.4f}"
             )
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"

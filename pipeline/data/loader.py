@@ -2,8 +2,8 @@
 
     step ──rank_positions──> positions ──Order.locate──> (source, shard, row) ──open_shard──> tokens
 
-There is no state to save or lose: a batch is a function of the step. One batch is read ahead in a thread, so that the pages of the
-next step are in memory when it begins.
+There is no state to save or lose: a batch is a function of the step. One batch is read ahead in a thread, so that the
+pages of the next step are in memory when it begins.
 """
 
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +24,8 @@ OPEN_SHARDS = 4096
 
 
 class Loader:
-    """One rank's batches. `Loader(...).batch(step)` gives int64 token ids (accumulation, micro_batch_size, sequence_length)."""
+    """One rank's batches. `Loader(...).batch(step)` gives int64 token ids (accumulation, micro_batch_size,
+    sequence_length)."""
 
     def __init__(
         self,

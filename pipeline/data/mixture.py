@@ -1,8 +1,8 @@
 """Mixture: position -> (source, the source's own position), in closed form.
 
-Positions are cut into blocks of BLOCK. Each block holds exactly `quota[i]` sequences of source i, in an order permuted anew in
-each block, so the mix is exact over every block and random inside it. Nothing is counted along the way: the k-th sequence of
-source i in block b is the source's own position b * quota[i] + k.
+Positions are cut into blocks of BLOCK. Each block holds exactly `quota[i]` sequences of source i, in an order permuted
+anew in each block, so the mix is exact over every block and random inside it. Nothing is counted along the way: the
+k-th sequence of source i in block b is the source's own position b * quota[i] + k.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ BLOCK = 4096
 
 def quotas(weights: tuple[float, ...], block: int = BLOCK) -> tuple[int, ...]:
     """How many sequences of each block a source gets: largest remainders, and at least one for each source."""
-    assert weights and all(weight > 0 for weight in weights) and len(weights) <= block
+    assert 0 < len(weights) <= block
+    assert all(weight > 0 for weight in weights)
     total = sum(weights)
     exact = [weight / total * block for weight in weights]
     counts = [max(1, int(share)) for share in exact]

@@ -2,9 +2,9 @@
 
     position ──mixture──> (source, the source's own position) ──epoch's permutation──> (shard, row)
 
-The global batch of step s takes positions [s*B, (s+1)*B). Micro-batch a of rank r in a world of W ranks, with micro-batch
-size m, takes the m positions from s*B + a*W*m + r*m on. So the world size decides only who reads a position, never which
-positions a step holds.
+The global batch of step s takes positions [s*B, (s+1)*B). Micro-batch a of rank r in a world of W ranks, with
+micro-batch size m, takes the m positions from s*B + a*W*m + r*m on. So the world size decides only who reads a
+position, never which positions a step holds.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROUNDS = 6
-"""Feistel rounds. Four give a pseudo-random permutation (Luby and Rackoff, 1988); two more for the small, uneven halves."""
+"""Feistel rounds. Four give a pseudo-random permutation (Luby and Rackoff, 1988); two more for the small, uneven
+halves."""
 
 U64: TypeAlias = NDArray[np.uint64]
 
@@ -61,7 +62,8 @@ def _rounds_back(x: U64, key: U64, a: np.uint64, b: np.uint64) -> U64:
 def permute(x: U64, size: int, key: U64, *, inverse: bool = False) -> U64:
     """The image of each x under the keyed permutation of [0, size), or with `inverse` its preimage.
 
-    `key` is one key for all elements or one for each. Elements that land outside [0, size) walk on until they are inside.
+    `key` is one key for all elements or one for each. Elements that land outside [0, size) walk on until they are
+    inside.
     """
     if size <= 1:
         return np.zeros_like(x)

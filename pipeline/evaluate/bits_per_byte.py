@@ -1,7 +1,8 @@
 """How many bits a model needs for each byte of text that it has never seen.
 
-Bits per byte compares models over different tokenizers, which perplexity a token does not. A document is scored from its first token,
-after end-of-text, in windows of the training length: each token exactly once. Its end is not scored, since it has no bytes.
+Bits per byte compares models over different tokenizers, which perplexity a token does not. A document is scored from
+its first token, after end-of-text, in windows of the training length: each token exactly once. Its end is not scored,
+since it has no bytes.
 
     documents ──encode──> windows ──sorted by length, padded──> batches ──model──> nll of each document
 """

@@ -57,7 +57,8 @@ def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:
 
 
 def texts_digest(corpus: Path) -> str:
-    """Digest of what is scored: the texts, not their tokens, so that models over different tokenizers can be compared."""
+    """Digest of what is scored: the texts, not their tokens, so that models over different tokenizers can be
+    compared."""
     hasher = hashlib.sha256()
     for source, document_id, text in read_heldout(corpus, read_manifest(corpus)):
         for part in (source, document_id, text):

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
-from pipeline.locks import locked
 from pipeline.evaluate.report import EvalReport, read_report, write_report
+from pipeline.locks import locked
 from pipeline.monitor.journal import Journal
 from pipeline.train.checkpoint import steps_saved
 from pipeline.workspace import Workspace

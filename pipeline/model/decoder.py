@@ -2,10 +2,11 @@
 
     tokens_BT ──embed──> x_BTD ──blocks──> x_BTD ──norm, output──> logits_BTV ──next_token_loss──> loss
 
-What is unusual: attention never crosses a document boundary, and the boundaries are read off the tokens themselves. A document
-ends with the end-of-text token, which is predicted by the document's last token and at the same time *opens* the next document:
-it is the first position that the next document's tokens attend to. So every target is trained with the right context and none
-with a neighbour's, and end-of-text doubles as the start token for sampling and for scoring a document from its first byte.
+What is unusual: attention never crosses a document boundary, and the boundaries are read off the tokens themselves. A
+document ends with the end-of-text token, which is predicted by the document's last token and at the same time *opens*
+the next document: it is the first position that the next document's tokens attend to. So every target is trained with
+the right context and none with a neighbour's, and end-of-text doubles as the start token for sampling and for scoring a
+document from its first byte.
 """
 
 import math
@@ -46,7 +47,8 @@ class Decoder(nn.Module):
 
 
 def document_mask(tokens_BT: Tensor, end_of_text_id: int) -> Tensor:
-    """Who may attend to whom, (B, 1, T, T) bool: earlier positions of the same document. End-of-text opens a document."""
+    """Who may attend to whom, (B, 1, T, T) bool: earlier positions of the same document. End-of-text opens a
+    document."""
     document_BT = (tokens_BT == end_of_text_id).cumsum(dim=1)
     same_BTT = document_BT[:, :, None] == document_BT[:, None, :]
     return (same_BTT & torch.ones_like(same_BTT[0]).tril()).unsqueeze(1)
@@ -65,8 +67,8 @@ def next_token_targets(tokens_BT: Tensor, end_of_text_id: int) -> Tensor:
 def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor, end_of_text_id: int) -> Tensor:
     """Mean cross entropy in nats, fp32, over the B × (T-1) positions that have a next token.
 
-    The divisor is fixed rather than the count of scored positions, so that the mean over micro-batches and ranks is the same
-    function of the global batch whatever the world size; it differs only in a source's one padded sequence.
+    The divisor is fixed rather than the count of scored positions, so that the mean over micro-batches and ranks is the
+    same function of the global batch whatever the world size; it differs only in a source's one padded sequence.
     """
     B, T = tokens_BT.shape
     targets_BT = next_token_targets(tokens_BT, end_of_text_id)
@@ -79,8 +81,8 @@ def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor, end_of_text_id: int) 
 def initialise(model: Decoder, seed: int) -> None:
     """First weights, the same on every rank: a function of the config and the seed alone.
 
-    Matrices and embeddings are normal with variance 2 / (5 × width) (Nguyen and Salazar, 2019); those that write into the
-    residual stream are divided by sqrt(2 × layers), so that its variance does not grow with depth (GPT-2).
+    Matrices and embeddings are normal with variance 2 / (5 × width) (Nguyen and Salazar, 2019); those that write into
+    the residual stream are divided by sqrt(2 × layers), so that its variance does not grow with depth (GPT-2).
     """
     generator = torch.Generator().manual_seed(seed)
     std = math.sqrt(2 / (5 * model.config.width))

@@ -11,8 +11,8 @@ def generate(
 ) -> list[int]:
     """Tokens that follow the prompt, up to `max_tokens` or the end of the text; the same for the same seed.
 
-    `context` is the longest window that the model was trained on, in tokens; temperature 0 takes the likeliest token. The window is run
-    anew for each token.
+    `context` is the longest window that the model was trained on, in tokens; temperature 0 takes the likeliest token.
+    The window is run anew for each token.
     """
     device = model.output.weight.device
     generator = torch.Generator().manual_seed(seed)

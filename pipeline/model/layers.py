@@ -1,6 +1,7 @@
 """The parts of the Transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-Shape suffixes: B sequences, T positions, D width, H query heads, K key-value heads, C head size, F hidden size of the MLP.
+Shape suffixes: B sequences, T positions, D width, H query heads, K key-value heads, C head size, F hidden size of the
+MLP.
 """
 
 import torch

@@ -12,7 +12,8 @@ from pipeline.model.decoder import Decoder
 def load_model(weights: Path, config: ModelConfig, vocab_size: int, end_of_text_id: int) -> Decoder:
     """The model on the best device of this process, ready for inference.
 
-    On a CPU it computes in fp32, which is twice as fast there as bf16 without bf16 units; on a GPU in the precision as saved.
+    On a CPU it computes in fp32, which is twice as fast there as bf16 without bf16 units; on a GPU in the precision as
+    saved.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.device("meta"):

@@ -26,7 +26,8 @@ def promotion_of(config: RunConfig) -> PromoteConfig:
 
 
 def promote_step(config: RunConfig, workspace: Workspace, step: int) -> Entry:
-    """Brings a step's checkpoint, with its report, before the gate. The verdict is in the registry's journal and the run's."""
+    """Brings a step's checkpoint, with its report, before the gate. The verdict is in the registry's journal and the
+    run's."""
     run = workspace.run(config.name)
     report_path = run.report(step, "heldout")
     if not report_path.exists():

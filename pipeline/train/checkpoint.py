@@ -4,13 +4,13 @@
             │                  rank 0 writes checkpoint.json, which lists every file's size and sha256
             └──rename──> step-00000500/
 
-A folder without its record does not count, and DeepSpeed's own `latest` marker is not used: it is written before the last rank
-is done. Loading verifies every digest first, since DeepSpeed unpickles what it loads.
+A folder without its record does not count, and DeepSpeed's own `latest` marker is not used: it is written before the
+last rank is done. Loading verifies every digest first, since DeepSpeed unpickles what it loads.
 
     checkpoint.json  model.safetensors  rng-00000.safetensors ...  engine/ (DeepSpeed's files)
 
-`model.safetensors` holds the whole model's weights, so that evaluation, sampling and export need neither DeepSpeed nor pickle. This
-module's reading half imports no torch.
+`model.safetensors` holds the whole model's weights, so that evaluation, sampling and export need neither DeepSpeed nor
+pickle. This module's reading half imports no torch.
 """
 
 import re
@@ -86,7 +86,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify_checkpoint(path: Path, only: Iterable[str] | None = None) -> Checkpoint:
-    """Compares files with the record that covers them: all of them, or those named. Raises CorruptCheckpoint naming the first that differs."""
+    """Compares files with the record that covers them: all of them, or those named. Raises CorruptCheckpoint naming the
+    first that differs."""
     checkpoint = read_checkpoint(path)
     for name in sorted(checkpoint.files if only is None else only):
         expected, file = checkpoint.files[name], path / name
@@ -111,7 +112,8 @@ class Newest:
 
 
 def newest_good(folder: Path) -> Newest:
-    """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved anew."""
+    """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved
+    anew."""
     passed_over = []
     for step in reversed(steps_saved(folder)):
         path = folder / f"step-{step:08d}"

@@ -69,7 +69,8 @@ def start_engine(model: nn.Module, train: TrainConfig, world: World) -> Any:
 
 
 def set_learning_rate(engine: Any, rate: float) -> None:
-    """We set the rate before each step ourselves: a schedule inside the engine stands still when the engine skips a step."""
+    """We set the rate before each step ourselves: a schedule inside the engine stands still when the engine skips a
+    step."""
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
 

@@ -2,8 +2,9 @@
 
     join the world ──> build model and engine ──> resume or save step 0 ──> step, tell, save ... ──> end
 
-What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run which cannot save finds
-out at once; and the notice to stop travels with the loss in the one all-reduce of each step, so that all ranks stop at the same one.
+What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run
+which cannot save finds out at once; and the notice to stop travels with the loss in the one all-reduce of each step, so
+that all ranks stop at the same one.
 """
 
 import math
@@ -36,7 +37,8 @@ Tell = Callable[..., None]
 def train(
     config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest, world: World, notice: StopNotice, tell: Tell
 ) -> None:
-    """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to stop."""
+    """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
+    stop."""
     join_world(world)
     order = order_of(manifest, tuple(source.weight for source in config.data.sources), config.train.seed)
     model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
@@ -79,7 +81,8 @@ def take_step(
     world: World,
     tell: Tell,
 ) -> tuple[int, bool]:
-    """One optimizer step over the global batch. Gives the number of steps done, and whether a notice to stop has come to any rank."""
+    """One optimizer step over the global batch. Gives the number of steps done, and whether a notice to stop has come
+    to any rank."""
     began = time.perf_counter()
     rate = learning_rate(done, config.total_steps, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)

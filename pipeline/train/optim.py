@@ -16,7 +16,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """PyTorch's fused AdamW (Loshchilov and Hutter, 2017): the same kernel on CPU and GPU, and no extension to compile."""
+    """PyTorch's fused AdamW (Loshchilov and Hutter, 2017): the same kernel on CPU and GPU, and no extension to
+    compile."""
     return torch.optim.AdamW(
         decay_groups(model, config.weight_decay), lr=config.lr, betas=config.betas, eps=config.eps, fused=True
     )

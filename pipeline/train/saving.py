@@ -42,9 +42,9 @@ def load(engine: Any, path: Path, checkpoint: Checkpoint, world: World) -> None:
     """Restores a verified checkpoint into a fresh engine. Raises Mistake if it was saved by another world."""
     if checkpoint.world_size != world.size or checkpoint.zero_stage != engine.zero_optimization_stage():
         raise Mistake(
-            f"{path}: saved by {checkpoint.world_size} ranks at ZeRO stage {checkpoint.zero_stage}, but this run has {world.size} "
-            f"at stage {engine.zero_optimization_stage()}; resume with the former (cluster.nodes, cluster.processes_per_node, "
-            "train.zero.stage)"
+            f"{path}: saved by {checkpoint.world_size} ranks at ZeRO stage {checkpoint.zero_stage}, but this run has "
+            f"{world.size} at stage {engine.zero_optimization_stage()}; resume with the former "
+            "(cluster.nodes, cluster.processes_per_node, train.zero.stage)"
         )
     loaded, _ = engine.load_checkpoint(str(path), tag=ENGINE_TAG)
     if loaded is None or engine.global_steps != checkpoint.step:
@@ -53,7 +53,8 @@ def load(engine: Any, path: Path, checkpoint: Checkpoint, world: World) -> None:
 
 
 def gather_weights(engine: Any, *, keep: bool) -> dict[str, torch.Tensor]:
-    """The whole model's weights on the CPU, where `keep` is set. At ZeRO stage 3 all ranks lend their parts, one tensor at a time."""
+    """The whole model's weights on the CPU, where `keep` is set. At ZeRO stage 3 all ranks lend their parts, one tensor
+    at a time."""
     import deepspeed
 
     weights = {}

@@ -60,7 +60,8 @@ def test_a_changed_config_is_refused_with_its_keys(whole: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_wherever_it_stands_it_goes_on(tmp_path: Path, whole: Path) -> None:
-    """SIGKILL to the scheduler in each stage. Its children live on, as they would; the next invocation finds their work."""
+    """SIGKILL to the scheduler in each stage. Its children live on, as they would; the next invocation finds their
+    work."""
     text(tmp_path / "text")
     path = config(tmp_path)
     run = run_folder(path)

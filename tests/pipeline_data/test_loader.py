@@ -55,5 +55,8 @@ def test_a_truncated_shard_is_named(corpus: tuple[Path, Manifest], tmp_path: Pat
     shards.mkdir()
     for shard in manifest.shards:
         (shards / shard.name).write_bytes((folder / "shards" / shard.name).read_bytes()[:-100])
-    with loader((tmp_path, manifest), 0, 1, 8) as torn, pytest.raises(ValueError, match=r"prose-\d+\.tar|code-\d+\.tar"):
+    with (
+        loader((tmp_path, manifest), 0, 1, 8) as torn,
+        pytest.raises(ValueError, match=r"prose-\d+\.tar|code-\d+\.tar"),
+    ):
         torn.batch(0)

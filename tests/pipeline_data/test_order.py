@@ -1,4 +1,5 @@
-"""Promise 2: which sequences make up a step is arithmetic, the same for every world, and no sequence is lost or repeated."""
+"""Promise 2: which sequences make up a step is arithmetic, the same for every world, and no sequence is lost or
+repeated."""
 
 import numpy as np
 import pytest
@@ -73,7 +74,10 @@ def test_mixture_hands_each_source_its_own_positions_in_full(weights: tuple[floa
 
 
 @given(
-    micro=st.integers(1, 4), accumulation=st.integers(1, 4), world=st.sampled_from([1, 2, 3, 8]), step=st.integers(0, 10**9)
+    micro=st.integers(1, 4),
+    accumulation=st.integers(1, 4),
+    world=st.sampled_from([1, 2, 3, 8]),
+    step=st.integers(0, 10**9),
 )
 def test_every_world_reads_the_same_global_batch(micro: int, accumulation: int, world: int, step: int) -> None:
     batch = micro * accumulation * world
@@ -89,7 +93,9 @@ def an_order(seed: int = 0, manifest: str = "m") -> Order:
 
 
 def test_batch_digest_tells_steps_seeds_and_corpora_apart() -> None:
-    digests = {an_order(seed, manifest).batch_digest(step, 32) for seed in (0, 1) for manifest in "mn" for step in range(20)}
+    digests = {
+        an_order(seed, manifest).batch_digest(step, 32) for seed in (0, 1) for manifest in "mn" for step in range(20)
+    }
     assert len(digests) == 80
     assert an_order().batch_digest(3, 32) == an_order().batch_digest(3, 32)
 

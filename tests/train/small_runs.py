@@ -12,7 +12,25 @@ import yaml
 from data_prep.manifest import Manifest
 from data_prep.small import write_small_corpus
 
-WORDS = "the of and to in is water mill wheel channel brings raw text stone grain flour river".split()
+WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "water",
+    "mill",
+    "wheel",
+    "channel",
+    "brings",
+    "raw",
+    "text",
+    "stone",
+    "grain",
+    "flour",
+    "river",
+]
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 
@@ -37,7 +55,10 @@ def config_tree(workspace: Path, *, steps: int, every_steps: int, stage: int = 1
         "name": "small",
         "workspace": str(workspace),
         "data": {
-            "sources": [{"name": "prose", "path": "unread", "weight": 0.7}, {"name": "code", "path": "unread", "weight": 0.3}],
+            "sources": [
+                {"name": "prose", "path": "unread", "weight": 0.7},
+                {"name": "code", "path": "unread", "weight": 0.3},
+            ],
             "tokenizer": {"train": {"vocab_size": 257}},
             "sequence_length": 64,
         },
@@ -63,7 +84,14 @@ def write_config(path: Path, tree: dict[str, object]) -> Path:
 
 def start_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> subprocess.Popen[str]:
     """Starts torchrun over the ranks of one run. Its output is one pipe."""
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+    ]
     return subprocess.Popen(
         [sys.executable, *(launch if ranks > 1 else []), str(SCRIPT), str(config), str(corpus), *overrides],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
