@@ -108,7 +108,7 @@ class Bar:
     def __init__(self, shown: Shown, start: Snapshot, clock: Callable[[], float] = time.monotonic) -> None:
         self._shown = shown
         self._clock = clock
-        self._began = clock()
+        self._began = self._updated = clock()
         self._now = start
         shown.show(start)
 
@@ -126,16 +126,17 @@ class Bar:
         """Sets what is given and keeps the rest. Another description is another thing: its rate and time start anew."""
         if description is not None and description != self._now.title:
             if self._now.done:
-                self._shown.close(self._timed())
-            self._began = self._clock()
-            self._now = Snapshot(title=description, done=0, total=None, unit=self._now.unit)
+                self._shown.close(replace(self._now, elapsed_s=self._updated - self._began))
+            self._began = self._updated  # the next thing began when this one was last heard of
+            self._now = Snapshot(title=description, unit=self._now.unit)
         given = {"done": done, "total": total, "unit": unit, "extra": extra}
         self._now = replace(self._now, **{key: value for key, value in given.items() if value is not None})  # type: ignore[arg-type]
+        self._updated = self._clock()
         self._shown.show(self._timed())
 
     def begin_at(self, done: int) -> None:
         """Says that so much was done before this began."""
-        self._began = self._clock()
+        self._began = self._updated = self._clock()
         self._now = replace(self._now, done=done, began_at=done)
 
     def say(self, message: str) -> None:
