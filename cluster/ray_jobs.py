@@ -10,8 +10,9 @@ same folder as the submitter: all nodes are expected to share them.
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING
 
@@ -70,13 +71,27 @@ def job_state(ray: str | None, code: int | None, *, cancelled: bool) -> JobState
     return JobState.UNKNOWN if ray is None else JobState.FAILED
 
 
+def auth_headers(env: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The cluster's token, from where Ray's own tools look for it; none if there is none.
+
+    Ray's client sends it only if RAY_AUTH_MODE says so, while `ray start` asks for one as soon as it finds one; and it
+    reads it once in the life of a process.
+    """
+    token = env.get("RAY_AUTH_TOKEN")
+    path = Path(env.get("RAY_AUTH_TOKEN_PATH") or home / ".ray" / "auth_token")
+    if token is None and path.exists():
+        token = path.read_text()
+    return {"authorization": f"Bearer {token.strip()}"} if token else {}
+
+
 def connect(address: str) -> "JobSubmissionClient":
     """Raises ClusterMistake if no Ray cluster answers there."""
+    from ray.exceptions import RayError
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        return JobSubmissionClient(address, headers=auth_headers(os.environ, Path.home()))
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise ClusterMistake(
             f"no Ray cluster answers at cluster.ray.address={address} ({said}): give its dashboard, such as "

@@ -124,8 +124,9 @@ def call(command: Sequence[str], *, text: str = "") -> str:
     except subprocess.TimeoutExpired:
         raise ClusterError(f"{command[0]} gave no answer in 120 s: is the Slurm controller up?") from None
     if done.returncode != 0:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ClusterError(f"{command[0]}: {said[-1]}")
+        # Slurm says what was wrong and that it failed in two lines, each with the command's name in front.
+        lines = [line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()]
+        raise ClusterError(f"{command[0]}: {'; '.join(filter(None, lines)) or f'exit code {done.returncode}'}")
     return done.stdout
 
 

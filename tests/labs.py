@@ -1,20 +1,25 @@
 """Real clusters on this machine for tests: a Slurm of two nodes and a Ray of two nodes, each up for one `with` block.
 
-with slurm_lab(folder, port=17200): ...            # SLURM_CONF is set inside
-with ray_cluster(folder, port=26400) as address: ...
+with short_folder() as folder, slurm_lab(folder): ...                # SLURM_CONF is set inside
+with short_folder() as folder, ray_cluster(folder) as address: ...   # RAY_AUTH_TOKEN too
 """
 
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from unittest import mock
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+from cluster.ray_jobs import auth_headers
 
 LAB = Path(__file__).parents[1] / "slurm" / "lab"
 
@@ -26,6 +31,30 @@ def wait_for(holds: Callable[[], bool], what: str, *, timeout_s: float = 120) ->
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout_s} s: {what}")
         time.sleep(0.05)
+
+
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """A temporary folder whose path leaves room for the names of Unix sockets; pytest's own folders do not."""
+    folder = Path(tempfile.mkdtemp(prefix="hr-", dir="/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_block(first: int, size: int) -> int:
+    """The start of `size` ports in a row that nobody listens on, at `first` or after it: several people may test on one
+    machine."""
+    for base in range(first, 32000, size):
+        if not any(listens(port) for port in range(base, base + size)):
+            return base
+    raise RuntimeError(f"no {size} free ports in a row between {first} and 32000")
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def why_no_slurm() -> str | None:
@@ -40,9 +69,10 @@ def why_no_slurm() -> str | None:
 
 
 @contextmanager
-def slurm_lab(folder: Path, *, port: int, nodes: int = 2) -> Iterator[Path]:
+def slurm_lab(folder: Path, *, nodes: int = 2) -> Iterator[Path]:
     """A Slurm of its own, with the partitions main, low (preemptible) and high. The folder's path must be short: Unix
     sockets lie in it. Yields the folder."""
+    port = free_block(17200, nodes + 1)
     started = subprocess.run(
         [LAB / "up", "-n", str(nodes), "-p", str(port), folder], capture_output=True, text=True, check=False
     )
@@ -55,10 +85,12 @@ def slurm_lab(folder: Path, *, port: int, nodes: int = 2) -> Iterator[Path]:
 
 
 @contextmanager
-def ray_cluster(folder: Path, *, port: int, nodes: int = 2, cpus_per_node: int = 2) -> Iterator[str]:
-    """A Ray cluster of its own, with a dashboard for the Jobs API, all on 127.0.0.1. It uses some of the thousand ports
-    from `port` on; the folder's path must be short. Yields the dashboard's address."""
+def ray_cluster(folder: Path, *, nodes: int = 2, cpus_per_node: int = 2) -> Iterator[str]:
+    """A Ray cluster of its own, with a dashboard for the Jobs API on 127.0.0.1. The folder's path must be short. Yields
+    the dashboard's address."""
+    port = free_block(26400, 100 * (nodes + 1))
     head, dashboard = f"127.0.0.1:{port}", port + 1
+    # Ray turns 127.0.0.1 into an address that others can reach: only who has the token may use this cluster.
     as_head = [
         f"--port={port}",
         "--include-dashboard=true",
@@ -68,6 +100,7 @@ def ray_cluster(folder: Path, *, port: int, nodes: int = 2, cpus_per_node: int =
         f"--temp-dir={folder}",
     ]
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.dict(os.environ, {"RAY_AUTH_TOKEN": uuid4().hex}))
         for node in range(nodes):
             first = port + 100 * (node + 1)
             arguments = [
@@ -92,9 +125,7 @@ def ray_node(arguments: list[str], log: Path) -> Iterator[None]:
     with log.open("wb") as output:
         node = subprocess.Popen(
             [Path(sys.executable).with_name("ray"), "start", *arguments],
-            # No token, though Ray asks for one by default where it finds one: a process keeps its first token for good,
-            # so a test run that has used another Ray before could not talk to this one. It listens on 127.0.0.1 only.
-            env={**os.environ, "RAY_AUTH_MODE": "disabled"},
+            env={**os.environ, "RAY_AUTH_MODE": "token"},
             stdout=output,
             stderr=output,
         )
@@ -108,7 +139,8 @@ def ray_node(arguments: list[str], log: Path) -> Iterator[None]:
 def alive_nodes(dashboard: int) -> int:
     """How many nodes the cluster has; 0 while its dashboard does not answer."""
     try:
-        with urlopen(f"http://127.0.0.1:{dashboard}/nodes?view=summary", timeout=10) as answer:
+        url = f"http://127.0.0.1:{dashboard}/nodes?view=summary"
+        with urlopen(Request(url, headers=auth_headers(os.environ, Path.home())), timeout=10) as answer:
             nodes = json.load(answer)["data"]["summary"]
     except OSError:
         return 0

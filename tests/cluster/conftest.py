@@ -1,0 +1,24 @@
+"""The clusters that the launcher tests share; starting one takes longer than most tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.labs import ray_cluster, short_folder, slurm_lab, why_no_slurm
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Path]:
+    """A Slurm of two nodes; its folder. Skips only where none can run."""
+    if reason := why_no_slurm():
+        pytest.skip(reason)
+    with short_folder() as folder, slurm_lab(folder):
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def ray_address() -> Iterator[str]:
+    """A Ray cluster of two nodes; its dashboard's address."""
+    with short_folder() as folder, ray_cluster(folder / "ray") as address:
+        yield address
