@@ -67,8 +67,10 @@ def _sign_flips(units: Sequence[int], seed: str) -> float:
     groups = np.array([*units, *[0] * (-len(units) % 8)], dtype=np.int64).reshape(-1, 8)
     signs = 1 - 2 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).astype(np.int64)
     sums = np.zeros(NUM_RESAMPLES, dtype=np.int64)
+    picked = np.empty_like(sums)
     for group in groups:
         # Eight documents at a time: one random byte picks one of the group's 256 signed sums.
         flips = bits.random_raw(-(-NUM_RESAMPLES // 8)).astype("<u8").view(np.uint8)[:NUM_RESAMPLES]
-        sums += (signs @ group)[flips]
+        np.take(signs @ group, flips, out=picked, mode="clip")  # with "raise", take would buffer
+        sums += picked
     return (int((sums >= sum(units)).sum()) + 1) / (NUM_RESAMPLES + 1)
