@@ -13,7 +13,7 @@ import pytest
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterMistake
-from cluster.job import JobRecord, JobSpec, JobState, launcher_for, load_job, log_file
+from cluster.job import JobRecord, JobSpec, JobState, launcher_for, load_job, log_file, submit_lock
 from cluster.local import local_argv
 from cluster.processes import boot_id, is_alive, process_start
 from tests.labs import wait_for
@@ -40,6 +40,12 @@ def rank_pid(folder: Path) -> int:
 
 def text(folder: Path) -> str:
     return log_file(folder).read_text() if log_file(folder).exists() else ""
+
+
+def waits_for_lock(pid: int) -> bool:
+    """Linux lists those that wait with an arrow: `7: -> FLOCK  ADVISORY  WRITE 4711 ...`."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("-> FLOCK" in line and str(pid) in line.split() for line in lines)
 
 
 def gone(pid: int) -> bool:
@@ -121,9 +127,20 @@ from pathlib import Path
 from cluster.config import ClusterConfig
 from cluster.job import JobSpec, launcher_for
 spec = JobSpec(name="x", command=("-c", {SLEEP!r}), folder=Path({str(tmp_path)!r}))
-print(launcher_for(ClusterConfig()).submit(spec).id)
+launcher = launcher_for(ClusterConfig())
+input()
+print(launcher.submit(spec).id)
 """
-    submitters = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    submitters = [
+        subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    with submit_lock(tmp_path):  # held until all of them wait for it, so that they go at the same moment
+        for submitter in submitters:
+            assert submitter.stdin is not None
+            submitter.stdin.write("\n")
+            submitter.stdin.flush()
+        wait_for(lambda: all(waits_for_lock(submitter.pid) for submitter in submitters), "all submitters at the lock")
     ids = {submitter.communicate(timeout=60)[0] for submitter in submitters}
     record = load_job(tmp_path)
     assert record is not None
@@ -198,6 +215,7 @@ def test_ranks_under_torchrun_stop_together_and_the_slowest_may_finish_its_save(
     assert json.loads((tmp_path / "exit.json").read_text())["code"] == 75
     assert "rank 0 stopped on" in text(tmp_path)
     assert "rank 1 stopped on" in text(tmp_path)
+    assert "ChildFailedError" not in text(tmp_path), "to torchrun, a stop on notice is no failure"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """`headrace run`, whole and killed: nothing is lost, nothing that was finished is done twice."""
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -42,6 +43,19 @@ def test_run_ends_in_a_promoted_verified_model(whole: Path) -> None:
     assert status["alias"]["step"] in (4, 8)
     assert headrace("registry", whole)["aliases"][0]["alias"]["generation"] == status["alias"]["generation"]
     assert headrace("sample", whole, "--tokens", "20")["text"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["verify", "sample"])
+def test_a_flipped_byte_in_the_promoted_model_is_named(whole: Path, tmp_path: Path, verb: str) -> None:
+    workspace = Path(shutil.copytree(whole.parent / "workspace", tmp_path / "workspace"))
+    checkpoint = headrace("status", whole, f"workspace={workspace}")["alias"]["checkpoint"]
+    weights = Path(checkpoint) / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    error = headrace(verb, whole, f"workspace={workspace}", code=3)["error"]
+    assert f"{weights} does not match its recorded sha256" in error
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The clusters that the launcher tests share; starting one takes longer than most tests."""
+"""The clusters that tests of launchers share; starting one takes longer than most tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
