@@ -206,17 +206,29 @@ def registry(config: Config, overrides: Overrides = None, as_json: AsJson = Fals
 @app.command("run")
 def run_verb(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Do all of it, from wherever it stands: prep, train, evaluate each checkpoint, promote."""
+    from pipeline.monitor.summary import render
     from pipeline.monitor.views import run_progress
+    from pipeline.overview import overview
     from pipeline.scheduler import run as drive
     from pipeline.status import status_record
 
     run = opened(config, overrides)
     with run_progress(run.config, run.workspace.run(run.config.name)) as watch:
         worked = drive(run.config, run.workspace, run.words, watch)
-    if not worked and not as_json:
-        print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged", file=sys.stderr)
     record = status_record(run.config, run.workspace) | {"worked": worked}
-    show(record, str(record), as_json=as_json)
+    if as_json:
+        show(record, "", as_json=True)
+    elif worked:
+        summary = overview(run.config, run.workspace, program(), [str(config), *(overrides or ())])
+        print("\n" + render(summary, colour=sys.stdout.isatty()))
+    else:
+        print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged")
+
+
+def program() -> str:
+    """How the user called us, for commands to copy."""
+    called = Path(sys.argv[0])
+    return "headrace" if called.name != "headrace" or called.is_absolute() else str(called)
 
 
 @app.command()

@@ -4,11 +4,9 @@
 from typing import Any
 
 from cluster.job import launcher_of, load_job
-from data_prep.manifest import Manifest, read_manifest
 from pipeline.config import RunConfig
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.promote.registry import read_alias
-from pipeline.runs import read_state
 from pipeline.train.checkpoint import steps_saved
 from pipeline.workspace import Workspace
 
@@ -43,12 +41,6 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             "generation": alias.generation,
         },
     }
-
-
-def corpus_manifest(config: RunConfig, workspace: Workspace) -> Manifest | None:
-    """The manifest of the corpus that the run is pinned to."""
-    state = read_state(workspace.run(config.name))
-    return read_manifest(workspace.corpora / state.corpus) if state else None
 
 
 def status_text(record: dict[str, Any], main_score: str) -> str:
