@@ -53,6 +53,11 @@ class Journal:
             raise OSError(f"{self.path}: only {written} of {len(data)} bytes were written; is the disk full?")
 
     def _torn(self) -> bool:
+        """True if the file does not end with a line's end.
+
+        Also, rarely, while another process is in the middle of a write, which ext4 shows page by page. Our line then
+        still comes after the whole of theirs, with an empty line between, which readers pass over.
+        """
         size = os.fstat(self._descriptor).st_size
         return size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
 
