@@ -88,9 +88,9 @@ def pin(config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest) -> 
     )
 
 
-def run_id(config: RunConfig, manifest: Manifest) -> str:
+def run_id(config: RunConfig, manifest_digest: str) -> str:
     """Names the run in wandb: 16 hex digits of what it is, so that a run resumed elsewhere is the same one there."""
-    return digest({"name": config.name, "config": config.digest, "manifest": manifest.digest})[:16]
+    return digest({"name": config.name, "config": config.digest, "manifest": manifest_digest})[:16]
 
 
 def _lists(value: Any) -> Any:

@@ -24,11 +24,12 @@ from pipeline.config import RunConfig
 from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.locks import locked
 from pipeline.monitor.journal import read_journal
+from pipeline.monitor.views import wandb_view
 from pipeline.promote.alias import protected_paths
 from pipeline.promote.registry import AliasMoved, read_entries
 from pipeline.promote.retention import checkpoints_to_delete
 from pipeline.promote.stage import decided_steps, promote_step
-from pipeline.runs import read_state
+from pipeline.runs import read_state, run_id
 from pipeline.train.checkpoint import steps_saved
 from pipeline.workspace import RunFolder, Workspace
 
@@ -184,7 +185,16 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
             raise PipelineError(
                 f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry"
             )
+        if worked:
+            send_to_wandb(config, folder)
         return worked
+
+
+def send_to_wandb(config: RunConfig, folder: RunFolder) -> None:
+    """What came after training had closed its own view: the last evaluations and promotions."""
+    state = read_state(folder)
+    if state is not None:
+        wandb_view(config, folder, run_id(config, state.manifest_digest)).close()
 
 
 def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:

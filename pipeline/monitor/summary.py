@@ -61,7 +61,7 @@ class Summary:
 
 
 def render(summary: Summary, width: int = WIDTH, *, colour: bool = False) -> str:
-    """The summary as text for a terminal, or with `colour=False` for a file; no line is over `width` columns."""
+    """The summary as text for a terminal, or with `colour=False` for a file; only commands may exceed `width` columns."""
     console = Console(
         file=io.StringIO(),
         width=width,
@@ -71,6 +71,8 @@ def render(summary: Summary, width: int = WIDTH, *, colour: bool = False) -> str
         emoji=False,
     )
     console.print(Group(*parts(summary, width)))
+    # Commands are to be copied: they are neither wrapped nor cut, however long.
+    console.print(Group(*_commands(summary.next_commands)), soft_wrap=True)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.splitlines()).strip("\n")
 
@@ -90,8 +92,6 @@ def parts(summary: Summary, width: int = WIDTH) -> list[RenderableType]:
         found += _section("promoted", _promotion(summary.promoted))
     if summary.sample:
         found += _section("sample", Text(_quoted(summary.sample, width - 4), style="italic"))
-    if summary.next_commands:
-        found += _section("next", _commands(summary.next_commands))
     return found
 
 
@@ -164,9 +164,11 @@ def _quoted(text: str, width: int) -> str:
     return "\n".join(f"│ {line}" for line in cut)
 
 
-def _commands(commands: Sequence[tuple[str, str]]) -> Group:
+def _commands(commands: Sequence[tuple[str, str]]) -> list[RenderableType]:
     """The command on a line of its own, so that it can be copied whole, with what it does above it."""
-    lines: list[RenderableType] = []
+    if not commands:
+        return []
+    lines: list[RenderableType] = [Text(), Text("next", style="bold green")]
     for command, what in commands:
-        lines += [Text(f"# {what}", style="dim"), Text(command, style="bold", no_wrap=True, overflow="ignore")]
-    return Group(*lines)
+        lines += [Text(f"  # {what}", style="dim"), Text(f"  {command}", style="bold")]
+    return lines

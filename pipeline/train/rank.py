@@ -31,7 +31,7 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
         with locked(run.path / "train.lock", busy=busy), Journal(run.metrics) as journal:
             corpus, manifest = begin(config, workspace)
-            with training_view(config, run, run_id(config, manifest)) as view:
+            with training_view(config, run, run_id(config, manifest.digest)) as view:
 
                 def tell(kind: str, **figures: Any) -> None:
                     journal.append(kind, **figures)
