@@ -33,6 +33,9 @@ from pipeline.runs import read_state, run_id
 from pipeline.train.checkpoint import steps_saved
 from pipeline.workspace import RunFolder, Workspace
 
+UNSEEN_S = 600.0
+"""How long a launcher may not know of a job: Slurm's controller restarts in minutes."""
+
 POLL_S = 0.3
 """A look at the state costs about a millisecond; a checkpoint's evaluation takes seconds."""
 
@@ -103,7 +106,7 @@ def next_actions(state: State) -> tuple[Action, ...]:
     if not state.has_corpus:
         return (Prepare(),)
     actions: list[Action] = []
-    if not is_trained(state) and not (state.job and state.job.is_alive):
+    if not is_trained(state) and not may_live(state.job):
         actions.append(GiveUp() if state.job is JobState.FAILED and not state.progressed else Train())
     waiting = [step for step in unevaluated(state) if step not in state.failed]
     undecided = undecided_steps(state)
@@ -120,6 +123,11 @@ def next_actions(state: State) -> tuple[Action, ...]:
 
 def is_trained(state: State) -> bool:
     return bool(state.saved) and state.saved[-1] >= state.total_steps
+
+
+def may_live(job: JobState | None) -> bool:
+    """Whether the job runs or might: one that its launcher cannot see just now must not get a second one beside it."""
+    return job in (JobState.PENDING, JobState.RUNNING, JobState.UNKNOWN)
 
 
 def unevaluated(state: State) -> list[int]:
@@ -146,7 +154,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
     with locked(folder.path / "run.lock", busy=busy), StopNotice() as notice, interrupt_as_notice():
         ours = _living_job(config, folder)
-        evaluation = Evaluation(command)
+        evaluation, patience = Evaluation(command), Patience(config.name)
         worked = False
         while True:
             evaluation.poll()
@@ -177,8 +185,9 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                         raise PipelineError(f"run {config.name}: training failed; {last_words(folder)}")
             watch()
             if not actions:
-                if not (state.job and state.job.is_alive) and evaluation.step is None:
+                if not may_live(state.job) and evaluation.step is None:
                     break
+                patience.look(state.job)
                 time.sleep(POLL_S)
         if evaluation.failed:
             which = ", ".join(map(str, sorted(evaluation.failed)))
@@ -319,7 +328,7 @@ def _living_job(config: RunConfig, folder: RunFolder) -> JobRecord | None:
     Raises Mistake if it runs under another launcher than the config names now.
     """
     job = load_job(folder.job)
-    if job is None or not launcher_of(job, config.cluster).state(job).is_alive:
+    if job is None or not may_live(launcher_of(job, config.cluster).state(job)):
         return None
     if job.launcher != config.cluster.launcher:
         raise Mistake(
@@ -327,6 +336,26 @@ def _living_job(config: RunConfig, folder: RunFolder) -> JobRecord | None:
             "wait for it or cancel it first"
         )
     return job
+
+
+@dataclass
+class Patience:
+    """Ends the wait for a job that its launcher has not been able to see for a while."""
+
+    run: str
+    unseen_since: float | None = None
+
+    def look(self, job: JobState | None) -> None:
+        """Raises PipelineError after `UNSEEN_S` of UNKNOWN in a row."""
+        if job is not JobState.UNKNOWN:
+            self.unseen_since = None
+        elif self.unseen_since is None:
+            self.unseen_since = time.monotonic()
+        elif time.monotonic() - self.unseen_since > UNSEEN_S:
+            raise PipelineError(
+                f"run {self.run}: its launcher has not been able to see its job for {UNSEEN_S / 60:.0f} minutes; "
+                "see `headrace status`, and run it again when the cluster answers"
+            )
 
 
 @dataclass

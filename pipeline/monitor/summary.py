@@ -61,7 +61,7 @@ class Summary:
 
 
 def render(summary: Summary, width: int = WIDTH, *, colour: bool = False) -> str:
-    """The summary as text for a terminal, or with `colour=False` for a file; only commands may exceed `width` columns."""
+    """The summary as text for a terminal, or with `colour=False` for a file; only commands may exceed `width`."""
     console = Console(
         file=io.StringIO(),
         width=width,

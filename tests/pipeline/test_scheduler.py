@@ -48,6 +48,11 @@ def test_a_stopped_or_progressing_job_is_started_again_and_a_hopeless_one_is_not
     assert next_actions(replace(died, progressed=False, decided=frozenset())) == (Promote(10),)
 
 
+def test_a_job_that_cannot_be_seen_is_waited_for() -> None:
+    unseen = replace(DONE, job=JobState.UNKNOWN, saved=(0, 10), evaluated=frozenset({0, 10}), decided=frozenset({10}))
+    assert next_actions(unseen) == ()
+
+
 def test_an_evaluation_that_failed_is_not_repeated_forever() -> None:
     state = replace(DONE, evaluated=frozenset({0, 10, 30}), failed=frozenset({20}))
     assert next_actions(state) == ()
@@ -88,7 +93,7 @@ def test_no_action_ever_hurts(state: State) -> None:
         match action:
             case Train():
                 assert state.has_corpus
-                assert not (state.job and state.job.is_alive)
+                assert state.job not in (JobState.RUNNING, JobState.PENDING, JobState.UNKNOWN)
             case Evaluate(step):
                 assert step in state.saved
                 assert step not in state.evaluated
