@@ -18,8 +18,8 @@ NOTICE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopNotice:
-    """Listens for a notice to stop, from `with StopNotice() as notice:` to the end of the block. If one came, the
-    process ignores further ones after the block too, because it is about to exit.
+    """Listens for a notice to stop, from `with StopNotice() as notice:` to the end of the block. After it the
+    process is about to exit: if a notice came, or if a launcher watches over it, it ignores further ones.
 
     To be entered by the main thread, because Python lets only that one handle signals; any may call `requested`.
     """
@@ -41,11 +41,12 @@ class StopNotice:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Once told, a process is on its way out, and the same notice may come a second time by another way: the file
-        # that it polled becomes a SIGTERM as well. It must not kill a rank that has saved and is about to exit with 75.
-        told = self._reason is not None
+        # A rank that has saved and is about to exit with 75 must not be killed by the same notice, coming once more by
+        # another way: the file that it polled becomes a SIGTERM as well. Under a launcher that holds even for a rank
+        # that was not told itself, because it may have stopped by agreement, before its own notice came.
+        leaving = self._reason is not None or self._file is not None
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if told else handler)
+            signal.signal(number, signal.SIG_IGN if leaving else handler)
         self._before.clear()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -51,7 +51,14 @@ def test_a_rank_that_was_told_survives_a_second_notice_on_its_way_out() -> None:
         os.kill(os.getpid(), number)
 
 
-def test_without_a_notice_the_handlers_are_as_before() -> None:
+def test_a_rank_that_stopped_by_agreement_survives_its_own_notice_coming_late(tmp_path: Path) -> None:
+    with StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "stop")}) as notice:
+        assert not notice.requested()
+    for number in NOTICE_SIGNALS:
+        os.kill(os.getpid(), number)
+
+
+def test_without_a_notice_or_a_launcher_the_handlers_are_as_before() -> None:
     before = [signal.getsignal(number) for number in NOTICE_SIGNALS]
     with StopNotice({}):
         pass
