@@ -10,9 +10,11 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from data_prep import build, crew, tasks
 from data_prep.build import find_corpus, prepare
@@ -95,6 +97,18 @@ def test_held_out_documents_are_nowhere_in_the_shards(corpus: tuple[Path, Manife
     assert sum(len(text.encode()) for _, _, text in held) == sum(record.text_bytes for record in manifest.heldout)
 
 
+def test_the_tokenizer_is_not_trained_on_held_out_documents(corpus: tuple[Path, Manifest], tmp_path: Path) -> None:
+    folder, manifest = corpus
+    held = {one for source, one, _ in read_heldout(folder, manifest) if source == "code"}
+    write_inputs(tmp_path)
+    records = [json.loads(line) for line in (tmp_path / "code" / "c.jsonl").read_text().splitlines()]
+    changed = [{**one, "text": one["text"] + " zyzzyva" * 500 * (one["id"] in held)} for one in records]
+    assert changed != records
+    write_lines(tmp_path / "code" / "c.jsonl", changed)
+    other, _ = prepare(config(tmp_path), tmp_path / "out", "demo", workers=0)
+    assert (other / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
 def test_the_tokens_are_the_documents(corpus: tuple[Path, Manifest], inputs: Path) -> None:
     """Decoding the shards gives back the cleaned texts, in the order that the sidecars say."""
     folder, manifest = corpus
@@ -161,24 +175,15 @@ def test_the_place_of_the_inputs_and_their_listing_shape_nothing(
     corpus: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_inputs(tmp_path / "elsewhere" / "deeper")
-    listed = os.scandir
+    for name in ("glob", "find"):
+        listing = getattr(LocalFileSystem, name)
 
-    class Reversed:
-        def __init__(self, path: str) -> None:
-            with listed(path) as entries:
-                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+        def backwards(*arguments: Any, listing: Any = listing, **options: Any) -> dict[str, Any]:
+            return dict(reversed(listing(*arguments, **options).items()))
 
-        def __enter__(self) -> list[os.DirEntry[str]]:
-            return self.entries
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def __iter__(self) -> object:
-            return iter(self.entries)
-
-    monkeypatch.setattr(os, "scandir", Reversed)
-    _, manifest = prepare(config(tmp_path / "elsewhere" / "deeper"), tmp_path, "demo", workers=0)
-    assert manifest == corpus[1]
+        monkeypatch.setattr(LocalFileSystem, name, backwards)
+    folder, manifest = prepare(config(tmp_path / "elsewhere" / "deeper"), tmp_path, "demo", workers=0)
+    assert (folder.name, manifest) == (corpus[0].name, corpus[1])
 
 
 def test_what_shapes_the_corpus_names_it(inputs: Path, corpus: tuple[Path, Manifest], tmp_path: Path) -> None:
@@ -274,6 +279,22 @@ def test_a_build_that_ended_anywhere_goes_on(
     redone = 0
     prepare(small, tmp_path / "unbroken", "demo", workers=0)
     assert redone_and_done == redone
+
+
+def test_shards_that_were_removed_behind_their_records_are_made_again(
+    corpus: tuple[Path, Manifest], inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(build, "write_manifest", lambda *_: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            prepare(config(inputs), tmp_path, "demo", workers=0)
+    [half] = tmp_path.glob("demo-*")
+    (half / "shards" / corpus[1].shards[0].name).unlink()
+    (half / "heldout" / "code.parquet").unlink()
+    (half / "tokenizer.json").unlink()
+    folder, manifest = prepare(config(inputs), tmp_path, "demo", workers=0)
+    assert manifest == corpus[1]
+    assert verify(folder) == ()
 
 
 def test_a_half_built_folder_is_never_trusted(corpus: tuple[Path, Manifest], inputs: Path, tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from data_prep.heldout import find_bound, held_out
 from data_prep.parts import KEYS
 
-document = st.tuples(st.integers(0, 2**64 - 1) | st.integers(0, 2), st.integers(0, 1), st.integers(0, 1))
+# Few and far apart keys: left alone, hypothesis draws nearly all of them below every fraction.
+key = st.sampled_from([0, 1, 2**62, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1])
+document = st.tuples(key, st.integers(0, 1), st.integers(0, 1))
 
 
 def table(documents: list[tuple[int, int, int]]) -> np.ndarray:
@@ -17,7 +19,7 @@ def table(documents: list[tuple[int, int, int]]) -> np.ndarray:
     return array
 
 
-@given(st.lists(document, max_size=30), st.sampled_from([0.001, 0.3, 0.5, 0.999]), st.integers(1, 7))
+@given(st.lists(document, max_size=8), st.sampled_from([0.001, 0.3, 0.5, 0.999]), st.integers(1, 7))
 def test_some_are_held_out_but_not_all_and_parts_do_not_matter(
     documents: list[tuple[int, int, int]], fraction: float, size: int
 ) -> None:
