@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
-from pipeline.model.layers import Block, rotary
+from pipeline.model.layers import Block, KeyValues, rotary
 
 IGNORE = -100
 
@@ -44,6 +44,30 @@ class Decoder(nn.Module):
             x_BTD = block(x_BTD, cos_TC, sin_TC, mask_B1TT)
         logits_BTV: Tensor = self.output(self.norm(x_BTD))
         return logits_BTV
+
+    def next_logits(self, tokens_BT: Tensor, cache: "Cache") -> Tensor:
+        """Logits (B, V) of what follows tokens that continue a cached document; they are added to the cache.
+
+        All that is cached belongs to one document, so there are no boundaries to look for: causal is enough.
+        """
+        config, T, first = self.config, tokens_BT.shape[1], cache[0].length
+        cos_TC, sin_TC = rotary(T, config.width // config.heads, config.rope_theta, tokens_BT.device, first=first)
+        mask_11TS = torch.ones(1, 1, T, first + T, dtype=torch.bool, device=tokens_BT.device).tril(first)
+        x_BTD = self.embedding(tokens_BT)
+        for block, past in zip(self.blocks, cache, strict=True):
+            x_BTD = block(x_BTD, cos_TC, sin_TC, mask_11TS, past)
+        logits_BV: Tensor = self.output(self.norm(x_BTD[:, -1]))
+        return logits_BV
+
+    def empty_cache(self, length: int, batch_size: int = 1) -> "Cache":
+        """Room for the keys and values of `length` positions: 2 × layers × B × K × length × C numbers."""
+        config, weight = self.config, self.embedding.weight
+        shape = (batch_size, config.kv_heads or config.heads, length, config.width // config.heads)
+        return [KeyValues(weight.new_empty(shape), weight.new_empty(shape)) for _ in self.blocks]
+
+
+Cache = list[KeyValues]
+"""One document's keys and values, one entry a block."""
 
 
 def document_mask(tokens_BT: Tensor, end_of_text_id: int) -> Tensor:

@@ -1,8 +1,10 @@
 """The parts of the Transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
 
-Shape suffixes: B sequences, T positions, D width, H query heads, K key-value heads, C head size, F hidden size of the
-MLP.
+Shape suffixes: B sequences, T positions, S positions attended to, D width, H query heads, K key-value heads, C head
+size, F hidden size of the MLP.
 """
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +18,13 @@ def mlp_width(config: ModelConfig) -> int:
     return config.mlp_width or -(-(8 * config.width) // (3 * 64)) * 64
 
 
-def rotary(length: int, head_size: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (T, C/2) in fp32, of rotary position embedding (Su et al., 2021).
+def rotary(length: int, head_size: int, theta: float, device: torch.device, *, first: int = 0) -> tuple[Tensor, Tensor]:
+    """cos and sin, each (T, C/2) in fp32, of rotary position embedding (Su et al., 2021) at positions from `first`.
 
     Not buffers of a module: a bf16 engine would round buffers to bf16, and positions beyond 256 would blur.
     """
     frequency = theta ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
-    angle = torch.arange(length, device=device, dtype=torch.float32)[:, None] * frequency[None, :]
+    angle = torch.arange(first, first + length, device=device, dtype=torch.float32)[:, None] * frequency[None, :]
     return angle.cos(), angle.sin()
 
 
@@ -31,6 +33,27 @@ def rotate(x_BHTC: Tensor, cos_TC: Tensor, sin_TC: Tensor) -> Tensor:
     first, second = x_BHTC.float().chunk(2, dim=-1)
     rotated = torch.cat((first * cos_TC - second * sin_TC, second * cos_TC + first * sin_TC), dim=-1)
     return rotated.to(x_BHTC.dtype)
+
+
+@dataclass
+class KeyValues:
+    """One layer's keys and values of the positions so far: what generating a token need not compute again."""
+
+    keys: Tensor
+    """(B, K, S, C), rotated; there is room for S positions."""
+    values: Tensor
+    """(B, K, S, C)."""
+    length: int = 0
+    """Positions filled."""
+
+    def extend(self, key_BKTC: Tensor, value_BKTC: Tensor) -> tuple[Tensor, Tensor]:
+        """Adds T positions; gives the keys and values of all so far, views of the cache."""
+        end = self.length + key_BKTC.shape[2]
+        assert end <= self.keys.shape[2], "the cache is full; whoever generates moves the window first"
+        self.keys[:, :, self.length : end] = key_BKTC
+        self.values[:, :, self.length : end] = value_BKTC
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
 
 class Attention(nn.Module):
@@ -46,16 +69,21 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
         self.out = nn.Linear(self.heads * self.head_size, config.width, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TT: Tensor) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TS: Tensor, past: KeyValues | None = None
+    ) -> Tensor:
         B, T, _ = x_BTD.shape
         query_BHTC = self.query(x_BTD).view(B, T, self.heads, self.head_size).transpose(1, 2)
         key_BKTC = self.key(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
         value_BKTC = self.value(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
+        key_BKSC, value_BKSC = rotate(key_BKTC, cos_TC, sin_TC), value_BKTC
+        if past is not None:
+            key_BKSC, value_BKSC = past.extend(key_BKSC, value_BKSC)
         out_BHTC = F.scaled_dot_product_attention(
             rotate(query_BHTC, cos_TC, sin_TC),
-            rotate(key_BKTC, cos_TC, sin_TC),
-            value_BKTC,
-            attn_mask=mask_B1TT,
+            key_BKSC,
+            value_BKSC,
+            attn_mask=mask_B1TS,
             enable_gqa=self.kv_heads != self.heads,
         )
         out: Tensor = self.out(out_BHTC.transpose(1, 2).reshape(B, T, -1))
@@ -87,7 +115,9 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TT: Tensor) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC, mask_B1TT)
+    def forward(
+        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TS: Tensor, past: KeyValues | None = None
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC, mask_B1TS, past)
         out: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return out
