@@ -11,7 +11,7 @@ class DataError(Exception):
     exit_code = 3
 
 
-class DataMistake(DataError):  # noqa: N818
+class DataMistake(DataError):
     """The user's config or input is at fault. The message is one line: what, where, what to do."""
 
     exit_code = 2

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard
-from pipeline.data.order import Order, rank_positions
+from pipeline.data.order import Order, SequenceIds, rank_positions
+
+STEPS_LOCATED = 64
+"""Steps whose sequences are located at once: numpy's cost for a call is that of some thousand elements."""
 
 OPEN_SHARDS = 4096
 """Shards kept mapped at once: address space, not memory; the kernel keeps what it likes of their pages."""
@@ -38,7 +41,6 @@ class Loader:
         global_batch_size: int,
         micro_batch_size: int,
     ) -> None:
-        self._order = order
         self._sequence_length = manifest.sequence_length
         self._split = (rank, world_size, global_batch_size, micro_batch_size)
         shards = [manifest.source_shards(source.name) for source in manifest.sources]
@@ -47,7 +49,13 @@ class Loader:
         def shard_tokens(source: int, shard: int) -> NDArray[Any]:
             return open_shard(corpus / "shards" / shards[source][shard].name, manifest)
 
+        @lru_cache(maxsize=2)
+        def sequences(block: int) -> SequenceIds:
+            steps = range(block * STEPS_LOCATED, (block + 1) * STEPS_LOCATED)
+            return order.locate(np.concatenate([rank_positions(step, *self._split).reshape(-1) for step in steps]))
+
         self._shard_tokens = shard_tokens
+        self._sequences = sequences
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         self._ahead: tuple[int, Future[NDArray[np.int64]]] | None = None
 
@@ -61,14 +69,16 @@ class Loader:
         return batch
 
     def _read(self, step: int) -> NDArray[np.int64]:
-        positions = rank_positions(step, *self._split)
-        ids = self._order.locate(positions.reshape(-1))
-        tokens = np.empty((positions.size, self._sequence_length), dtype=np.int64)
-        file_of = ids.source << 32 | ids.shard
+        _, world_size, global_batch_size, micro_batch_size = self._split
+        count = global_batch_size // world_size
+        ids, at = self._sequences(step // STEPS_LOCATED), step % STEPS_LOCATED * count
+        source, shard, row = (part[at : at + count] for part in (ids.source, ids.shard, ids.row))
+        tokens = np.empty((count, self._sequence_length), dtype=np.int64)
+        file_of = source << 32 | shard
         for file in np.unique(file_of):  # each shard is gathered from once
             here = np.flatnonzero(file_of == file)
-            tokens[here] = self._shard_tokens(int(file >> 32), int(file & 0xFFFFFFFF))[ids.row[here]]
-        return tokens.reshape(*positions.shape, self._sequence_length)
+            tokens[here] = self._shard_tokens(int(file >> 32), int(file & 0xFFFFFFFF))[row[here]]
+        return tokens.reshape(-1, micro_batch_size, self._sequence_length)
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
