@@ -436,6 +436,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
         assert "no space is left" in mistake(config(inputs), tmp_path)
+    assert list(tmp_path.rglob(".writing-*")) == [], "half a file still takes up space"
     assert verify(other) == ()
     folder, manifest = prepare(config(inputs), tmp_path, "demo", workers=0)
     assert manifest == corpus[1]
