@@ -7,139 +7,31 @@ instant and started again, by whoever; the training job lives in a session of it
 idempotent, and runs in a process of its own where it is heavy, so that a crash there is not a crash here.
 """
 
+import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TypeAlias
 
 from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_job
 from cluster.signals import StopNotice
+from pipeline.actions import Evaluate, GiveUp, Prepare, Promote, Prune, Train, is_trained, may_live, next_actions
+from pipeline.children import POLL_S, Evaluation, prepare
 from pipeline.config import RunConfig
 from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.locks import locked
-from pipeline.monitor.journal import read_journal
 from pipeline.monitor.views import wandb_view
-from pipeline.promote.alias import protected_paths
-from pipeline.promote.registry import AliasMoved, read_entries
-from pipeline.promote.retention import checkpoints_to_delete
-from pipeline.promote.stage import decided_steps, promote_step
+from pipeline.observe import observe
+from pipeline.promote.registry import AliasMoved
+from pipeline.promote.stage import promote_step
 from pipeline.runs import read_state, run_id
-from pipeline.train.checkpoint import steps_saved
 from pipeline.workspace import RunFolder, Workspace
 
 UNSEEN_S = 600.0
 """How long a launcher may not know of a job: Slurm's controller restarts in minutes."""
-
-POLL_S = 0.3
-"""A look at the state costs about a millisecond; a checkpoint's evaluation takes seconds."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """All that the next action depends on."""
-
-    has_corpus: bool
-    job: JobState | None
-    """The training job of this invocation; None if it has none yet."""
-    progressed: bool
-    """Whether that job has committed a checkpoint since it began."""
-    total_steps: int
-    saved: tuple[int, ...]
-    evaluated: frozenset[int]
-    evaluates: bool
-    """Whether the config asks for evaluations."""
-    decided: frozenset[int]
-    promotes: bool
-    protected: frozenset[int]
-    """Steps that the registry may still need."""
-    keep_last: int
-    evaluating: int | None = None
-    """The step that is being evaluated right now."""
-    failed: frozenset[int] = frozenset()
-    """Steps whose evaluation failed in this invocation."""
-
-
-@dataclass(frozen=True)
-class Prepare:
-    pass
-
-
-@dataclass(frozen=True)
-class Train:
-    pass
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    step: int
-
-
-@dataclass(frozen=True)
-class Promote:
-    step: int
-
-
-@dataclass(frozen=True)
-class Prune:
-    steps: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GiveUp:
-    """Training failed, and starting it again would fail the same way."""
-
-
-Action: TypeAlias = Prepare | Train | Evaluate | Promote | Prune | GiveUp
-
-
-def next_actions(state: State) -> tuple[Action, ...]:
-    """What to do now, in order; nothing if all is done or if training must go on first.
-
-    Evaluations go one at a time, the oldest checkpoint first, beside training.
-    """
-    if not state.has_corpus:
-        return (Prepare(),)
-    actions: list[Action] = []
-    if not is_trained(state) and not may_live(state.job):
-        actions.append(GiveUp() if state.job is JobState.FAILED and not state.progressed else Train())
-    waiting = [step for step in unevaluated(state) if step not in state.failed]
-    undecided = undecided_steps(state)
-    if undecided:
-        actions.append(Promote(undecided[0]))
-    elif waiting and state.evaluating is None:
-        actions.append(Evaluate(waiting[0]))
-    pending = {*unevaluated(state), *undecided}
-    if outdated := checkpoints_to_delete(state.saved, state.keep_last, {*pending, *state.protected}):
-        actions.append(Prune(outdated))
-    # Giving up comes last: what was saved before is still evaluated and promoted.
-    return tuple(action for action in actions if not (isinstance(action, GiveUp) and len(actions) > 1))
-
-
-def is_trained(state: State) -> bool:
-    return bool(state.saved) and state.saved[-1] >= state.total_steps
-
-
-def may_live(job: JobState | None) -> bool:
-    """Whether the job runs or might: one that its launcher cannot see just now must not get a second one beside it."""
-    return job in (JobState.PENDING, JobState.RUNNING, JobState.UNKNOWN)
-
-
-def unevaluated(state: State) -> list[int]:
-    return [step for step in state.saved if step not in state.evaluated] if state.evaluates else []
-
-
-def undecided_steps(state: State) -> list[int]:
-    """Evaluated checkpoints that the gate has not seen, oldest first. Step 0 is only the measure of where training
-    began."""
-    if not state.promotes:
-        return []
-    return [step for step in state.saved if step > 0 and step in state.evaluated and step not in state.decided]
 
 
 def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: Callable[[], None]) -> bool:
@@ -171,7 +63,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                 worked = True
                 match action:
                     case Prepare():
-                        _prepare(command, notice)
+                        prepare(command, notice)
                     case Train():
                         ours = launcher.submit(training_job(config, folder, command))
                     case Evaluate(step):
@@ -206,59 +98,6 @@ def send_to_wandb(config: RunConfig, folder: RunFolder) -> None:
         wandb_view(config, folder, run_id(config, state.manifest_digest)).close()
 
 
-def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:
-    """Reads the state off the files."""
-    folder = workspace.run(config.name)
-    # The job's state first: what it saved before it ended is then surely seen.
-    job_state = launcher.state(job) if job else None
-    saved = tuple(steps_saved(folder.checkpoints))
-    promotes = config.promote is not None
-    return State(
-        has_corpus=has_corpus(config, workspace),
-        job=job_state,
-        progressed=job is not None and job_state is JobState.FAILED and progressed(folder, job, saved),
-        total_steps=config.total_steps,
-        saved=saved,
-        evaluated=frozenset(step for step in saved if folder.report(step, "heldout").exists()),
-        evaluates=bool(config.evaluate.suites),
-        decided=decided_steps(config, workspace) if promotes else frozenset(),
-        promotes=promotes,
-        protected=protected_steps(config, workspace),
-        keep_last=config.train.checkpoint.keep_last,
-    )
-
-
-def has_corpus(config: RunConfig, workspace: Workspace) -> bool:
-    """A run that has begun trains on the corpus it began with; one that has not needs today's."""
-    state = read_state(workspace.run(config.name))
-    if state is not None:
-        return (workspace.corpora / state.corpus / "manifest.json").is_file()
-    from data_prep.build import find_corpus
-
-    return find_corpus(config.data, workspace.corpora, config.name) is not None
-
-
-def protected_steps(config: RunConfig, workspace: Workspace) -> frozenset[int]:
-    """Steps of this run that an alias points to or may be rolled back to, in any model's registry."""
-    checkpoints = workspace.run(config.name).checkpoints
-    steps = set()
-    for registry in (workspace.path / "registry").glob("*/"):
-        for path in protected_paths(read_entries(workspace.path, registry.name)):
-            if (workspace.path / path).parent == checkpoints:
-                steps.add(int(Path(path).name.removeprefix("step-")))
-    return frozenset(steps)
-
-
-def progressed(folder: RunFolder, job: JobRecord, saved: Sequence[int]) -> bool:
-    """Whether a job has saved more than what it began with, which makes it worth starting again."""
-    begun = [
-        line
-        for line in read_journal(folder.metrics)
-        if line["kind"] in ("start", "resume") and line["time"] >= job.submitted_at
-    ]
-    return bool(begun and saved) and saved[-1] > begun[0].get("step", 0)
-
-
 def training_job(config: RunConfig, folder: RunFolder, command: Sequence[str]) -> JobSpec:
     """The job that trains the run: the same verb on every rank."""
     cluster = config.cluster
@@ -289,8 +128,6 @@ def stop(config: RunConfig, job: JobRecord | None, launcher: Launcher) -> None:
 
 def prune(checkpoint: Path) -> None:
     """Deletes a checkpoint so that a crash half-way leaves none that looks whole."""
-    import shutil
-
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleting")
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
@@ -356,61 +193,6 @@ class Patience:
                 f"run {self.run}: its launcher has not been able to see its job for {UNSEEN_S / 60:.0f} minutes; "
                 "see `headrace status`, and run it again when the cluster answers"
             )
-
-
-@dataclass
-class Evaluation:
-    """The one evaluation under way, in a process of its own."""
-
-    command: Sequence[str]
-    step: int | None = None
-    failed: set[int] = field(default_factory=set)
-    _process: subprocess.Popen[str] | None = None
-
-    def start(self, step: int) -> None:
-        self.step = step
-        self._process = subprocess.Popen(
-            _verb("evaluate", self.command, "--step", str(step), "--json"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def poll(self) -> None:
-        """Notes it if the evaluation has ended; what a failed one said goes to our stderr."""
-        if self._process is None or self._process.poll() is None:
-            return
-        _, said = self._process.communicate()
-        if self._process.returncode:
-            assert self.step is not None
-            self.failed.add(self.step)
-            sys.stderr.write(said)
-        self._process, self.step = None, None
-
-    def end(self) -> None:
-        """Ends it unfinished. It will be done again: a report is written whole or not at all."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.communicate()
-            self._process, self.step = None, None
-
-
-def _verb(verb: str, command: Sequence[str], *options: str) -> list[str]:
-    return [sys.executable, "-m", "pipeline.cli", verb, *command, *options]
-
-
-def _prepare(command: Sequence[str], notice: StopNotice) -> None:
-    """Builds the corpus in a process of its own, with its progress on our stderr. Its one-line error is the user's
-    answer."""
-    process = subprocess.Popen(_verb("prep", command), stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        if notice.requested():
-            process.terminate()
-            process.wait()
-            raise StoppedOnNotice("stopped on notice while preparing data; run it again and it goes on where it was")
-        time.sleep(POLL_S)
-    if process.returncode:
-        raise SystemExit(process.returncode)
 
 
 def _promote(config: RunConfig, workspace: Workspace, step: int) -> None:

@@ -1,4 +1,4 @@
-"""The scheduler's decisions: pure, and always leading to the end."""
+"""What the scheduler does next: pure, and always leading to the end."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.job import JobState
-from pipeline.scheduler import Evaluate, GiveUp, Prepare, Promote, Prune, State, Train, next_actions
+from pipeline.actions import Evaluate, GiveUp, Prepare, Promote, Prune, State, Train, next_actions
 
 DONE = State(
     has_corpus=True,

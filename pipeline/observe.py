@@ -1,0 +1,68 @@
+"""Reads off the files where a run stands: all that `next_actions` decides on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.job import JobRecord, JobState, Launcher
+from pipeline.actions import State
+from pipeline.config import RunConfig
+from pipeline.monitor.journal import read_journal
+from pipeline.promote.alias import protected_paths
+from pipeline.promote.registry import read_entries
+from pipeline.promote.stage import decided_steps
+from pipeline.runs import read_state
+from pipeline.train.checkpoint import steps_saved
+from pipeline.workspace import RunFolder, Workspace
+
+
+def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:
+    """Reads the state off the files."""
+    folder = workspace.run(config.name)
+    # The job's state first: what it saved before it ended is then surely seen.
+    job_state = launcher.state(job) if job else None
+    saved = tuple(steps_saved(folder.checkpoints))
+    promotes = config.promote is not None
+    return State(
+        has_corpus=has_corpus(config, workspace),
+        job=job_state,
+        progressed=job is not None and job_state is JobState.FAILED and progressed(folder, job, saved),
+        total_steps=config.total_steps,
+        saved=saved,
+        evaluated=frozenset(step for step in saved if folder.report(step, "heldout").exists()),
+        evaluates=bool(config.evaluate.suites),
+        decided=decided_steps(config, workspace) if promotes else frozenset(),
+        promotes=promotes,
+        protected=protected_steps(config, workspace),
+        keep_last=config.train.checkpoint.keep_last,
+    )
+
+
+def has_corpus(config: RunConfig, workspace: Workspace) -> bool:
+    """A run that has begun trains on the corpus it began with; one that has not needs today's."""
+    state = read_state(workspace.run(config.name))
+    if state is not None:
+        return (workspace.corpora / state.corpus / "manifest.json").is_file()
+    from data_prep.build import find_corpus
+
+    return find_corpus(config.data, workspace.corpora, config.name) is not None
+
+
+def protected_steps(config: RunConfig, workspace: Workspace) -> frozenset[int]:
+    """Steps of this run that an alias points to or may be rolled back to, in any model's registry."""
+    checkpoints = workspace.run(config.name).checkpoints
+    steps = set()
+    for registry in (workspace.path / "registry").glob("*/"):
+        for path in protected_paths(read_entries(workspace.path, registry.name)):
+            if (workspace.path / path).parent == checkpoints:
+                steps.add(int(Path(path).name.removeprefix("step-")))
+    return frozenset(steps)
+
+
+def progressed(folder: RunFolder, job: JobRecord, saved: Sequence[int]) -> bool:
+    """Whether a job has saved more than what it began with, which makes it worth starting again."""
+    begun = [
+        line
+        for line in read_journal(folder.metrics)
+        if line["kind"] in ("start", "resume") and line["time"] >= job.submitted_at
+    ]
+    return bool(begun and saved) and saved[-1] > begun[0].get("step", 0)
