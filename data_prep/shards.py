@@ -152,12 +152,17 @@ def open_shard(path: Path, manifest: Manifest) -> Tokens:
 
 def write_sidecar(file: Path | BinaryIO, table: pa.Table) -> None:
     """Stores a table with `SIDECAR_SCHEMA`. Row groups of 64k rows let a reader look at part of it."""
-    pq.write_table(table.cast(SIDECAR_SCHEMA), file, compression="zstd", row_group_size=65_536)
+    _write_parquet(file, table.cast(SIDECAR_SCHEMA), row_group_size=65_536)
 
 
 def write_heldout(file: Path | BinaryIO, table: pa.Table) -> None:
     """Stores a source's held-out documents, sorted by id."""
-    pq.write_table(table.cast(HELDOUT_SCHEMA), file, compression="zstd", row_group_size=1_024)
+    _write_parquet(file, table.cast(HELDOUT_SCHEMA), row_group_size=1_024)
+
+
+def _write_parquet(file: Path | BinaryIO, table: pa.Table, row_group_size: int) -> None:
+    """In one chunk: parquet's pages end where a table's chunks do, so equal tables in other chunks have other bytes."""
+    pq.write_table(table.combine_chunks(), file, compression="zstd", row_group_size=row_group_size)
 
 
 def read_sidecar(folder: Path, shard: str) -> pa.Table:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import webdataset
 from hypothesis import given, settings
@@ -124,6 +125,16 @@ def test_the_sidecar_finds_every_document(corpus: tuple[Path, Manifest]) -> None
     assert len(found) == 150
     assert all(tokens[-1] == manifest.end_of_text_id for tokens in found.values())
     assert len(found["d8"]) == len("document 8 says <|endoftext|> ") * 8 + 1
+
+
+def test_a_sidecars_bytes_do_not_depend_on_chunks(tmp_path: Path) -> None:
+    columns = {"row": range(60_000), "first_token": [0] * 60_000, "length": [1] * 60_000}
+    table = pa.table(
+        {"id": [f"a long id of document {i:09d}" for i in range(60_000)], "source": ["s"] * 60_000, **columns}
+    )
+    shards.write_sidecar(tmp_path / "one", table)
+    shards.write_sidecar(tmp_path / "many", pa.concat_tables([table[i : i + 777] for i in range(0, 60_000, 777)]))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
 
 
 def test_a_cut_shard_is_refused(corpus: tuple[Path, Manifest], tmp_path: Path) -> None:
