@@ -1,12 +1,13 @@
 """What a corpus is: its sources, cleaning, deduplication, tokenizer and shards."""
 
+import difflib
 import re
 from dataclasses import dataclass, field
 
 from data_prep.errors import DataMistake
 
 CONFIG = {"extra": "forbid"}
-RULE_SET_NAMES = ("none", "prose", "code")
+RULE_SET_NAMES = ("none", "prose", "code", "gopher", "c4", "fineweb")
 """The keys of `filters.RULE_SETS`, known here without importing it."""
 
 
@@ -20,8 +21,9 @@ class SourceConfig:
     """A file, a folder or a glob (`**` crosses folders) on any fsspec URL."""
     weight: float = 1.0
     """The source's share of the training sequences, relative to the other sources' weights."""
-    rules: str = "none"
-    """The rule set that documents must pass: `none`, `prose` or `code`."""
+    rules: str | tuple[str | dict[str, str | int | float], ...] = "none"
+    """What documents must pass: `none`, `prose`, `code`, `gopher`, `c4` or `fineweb`; or a list of rules with
+    thresholds of your own, `[{rule: gopher_quality, min_words: 30}, c4]`. docs/data.md says what each drops."""
     text_field: str = "text"
     """Where JSON lines and parquet rows hold the text."""
     id_field: str = "id"
@@ -114,7 +116,21 @@ def _check_source(source: SourceConfig, where: str) -> None:
         raise DataMistake(
             f"{where}.name: {source.name!r} is not made of lower-case letters, digits and hyphens; choose one that is"
         )
-    if source.rules not in RULE_SET_NAMES:
-        raise DataMistake(f"{where}.rules: {source.rules!r} is unknown; choose one of {', '.join(RULE_SET_NAMES)}")
+    _check_rules(source, f"{where}.rules")
     if not 0 < source.weight < float("inf"):
         raise DataMistake(f"{where}.weight: {source.weight} is not a positive number")
+
+
+def _check_rules(source: SourceConfig, where: str) -> None:
+    if not isinstance(source.rules, str):
+        from data_prep.filters import steps_of
+
+        steps_of(source.rules, where)
+    elif source.rules not in RULE_SET_NAMES:
+        raise DataMistake(f"{where}: {source.rules!r} is unknown; {_nearest(source.rules, RULE_SET_NAMES)}")
+
+
+def _nearest(name: str, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose one of {', '.join(known)}"

@@ -15,7 +15,7 @@ from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
 from data_prep.inputs import InputFile, list_inputs
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2
 """Raised whenever the same config and inputs would give other bytes, so that old corpora are not taken for new ones."""
 
 Fingerprint = Callable[[Path, Iterable[InputFile]], dict[str, str]]

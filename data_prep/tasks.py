@@ -16,7 +16,7 @@ from data_prep.clean import clean
 from data_prep.documents import BadDocument, read_slice
 from data_prep.errors import DataMistake
 from data_prep.files import write_atomic, write_record
-from data_prep.filters import RULE_SETS, first_reason
+from data_prep.filters import judge, steps_of
 from data_prep.heldout import Bound, find_bound, held_out
 from data_prep.inputs import Unit
 from data_prep.pack import cell_of, shuffled, with_end_of_text
@@ -47,7 +47,7 @@ SAMPLE_DOCUMENT_BYTES = 1_000_000
 def read_unit(work: Work, record: Path, number: int, unit: Unit) -> ReadRecord:
     """Reads, cleans and filters a unit; writes the kept documents with their keys and hashes."""
     source = work.config.sources[unit.source]
-    rules = RULE_SETS[source.rules]
+    steps = steps_of(source.rules)
     seeds = [keys.purpose_seed(purpose, work.config.seed, source.name) for purpose in keys.PURPOSES]
     parts: list[Part] = []
     dropped: dict[str, int] = {}
@@ -67,7 +67,9 @@ def read_unit(work: Work, record: Path, number: int, unit: Unit) -> ReadRecord:
             dropped[document.reason] = dropped.get(document.reason, 0) + 1
             continue
         text = clean(document.text)
-        reason = "empty" if not text or text.isspace() else first_reason(rules, text)
+        judged = judge(steps, text)
+        text = judged.text
+        reason = "empty" if not text or text.isspace() else judged.reason
         if reason:
             dropped[reason] = dropped.get(reason, 0) + 1
             continue

@@ -8,15 +8,13 @@ from hypothesis import strategies as st
 
 from data_prep.clean import STRAY, clean
 from data_prep.config import RULE_SET_NAMES
-from data_prep.filters import (
-    RULE_SETS,
-    code_shape,
-    first_reason,
-    generated_code,
-    gopher_quality,
-    gopher_repeated_lines,
-    line_lengths,
-)
+from data_prep.errors import DataMistake
+from data_prep.filters import EDITS, RULE_SETS, RULES, judge, steps_of, thresholds_of
+from data_prep.filters.c4 import c4_lines, c4_page, c4_sentences
+from data_prep.filters.code import code_shape, generated_code
+from data_prep.filters.fineweb import fineweb_quality
+from data_prep.filters.gopher import gopher_quality, gopher_repeated_lines
+from data_prep.filters.pieces import line_lengths
 
 PROSE = "the quick brown fox and the lazy dog have many things to say about that old house of ours "
 
@@ -116,5 +114,120 @@ def test_line_lengths(text: str) -> None:
 
 
 def test_the_first_reason_counts() -> None:
-    assert first_reason(RULE_SETS["code"], "# do not edit\n") == "too_short"
-    assert first_reason(RULE_SETS["none"], "") is None
+    assert judge(steps_of("code"), "# do not edit\n").reason == "too_short"
+    assert judge(steps_of("none"), "").reason is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Fine { not }.", "curly_bracket"),
+        ("Here is LOREM Ipsum.", "lorem_ipsum"),
+        ("Here is lorem and ipsum.", None),
+    ],
+)
+def test_c4_page(text: str, reason: str | None) -> None:
+    assert c4_page(text) == reason
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("one two three.\none two.", "one two three."),
+        ("no end mark here\nan end mark here!", "an end mark here!"),
+        ("it goes on and on...\n  it stops here.  ", "it stops here."),
+        (f"so long {'x' * 1_000}.\nso long {'x' * 999}.", f"so long {'x' * 999}."),
+        ("Please enable JavaScript now.\nA second line here.", "A second line here."),
+        ("Read our privacy policy first.\nThe policy of privacy is.", "The policy of privacy is."),
+        ("A fact is this.[12][citation needed]", "A fact is this."),
+        ("", ""),
+    ],
+)
+def test_c4_lines(text: str, kept: str) -> None:
+    assert c4_lines(text) == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("One. Two! Three? Four.", "too_few_sentences"),
+        ("One. Two! Three? Four. Five.", None),
+        ('One." Two!) Three?” Four... Five.', None),
+        ("1.2.3.4.5.6.7", "too_few_sentences"),
+    ],
+)
+def test_c4_sentences(text: str, reason: str | None) -> None:
+    assert c4_sentences(text) == reason
+
+
+def test_c4_counts_the_sentences_of_the_lines_that_stay() -> None:
+    page = "\n".join([*(f"This is line {i}." for i in range(5)), "Menu Home About"])
+    judged = judge(steps_of("c4"), page)
+    assert (judged.reason, judged.edited_by) == (None, ("c4_lines",))
+    assert judged.text == page.removesuffix("\nMenu Home About")
+    assert judge(steps_of("c4"), page.replace("line 3.", "line 3")).reason == "too_few_sentences"
+
+
+LONG = "{:03d} these are the words of a line that is long enough"
+
+
+def fineweb_text(ended: int, lines: int = 25, short: int = 0, blank: int = 0) -> str:
+    some = [LONG.format(i) + "." * (i < ended) for i in range(lines)] + [f"short {i}" for i in range(short)]
+    return "\n".join(some) + "\n" * blank
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (fineweb_text(ended=3), None),  # 3 of 25 are the 0.12
+        (fineweb_text(ended=2), "punctuated_lines"),
+        (fineweb_text(ended=33, lines=33, short=67), None),
+        (fineweb_text(ended=33, lines=33, short=68), "short_lines"),
+        (fineweb_text(25, lines=25) + "\n" + "same end here\n" * 2, None),  # 13 of 1,400 characters come again
+        (fineweb_text(25, lines=25) + "\n" + "same end here\n" * 3, "repeated_line_characters"),
+        (fineweb_text(10, lines=10, blank=24), None),  # 33 newlines, 120 words
+        (fineweb_text(10, lines=10, blank=28), "newlines_per_word"),
+    ],
+)
+def test_fineweb_quality(text: str, reason: str | None) -> None:
+    assert fineweb_quality(text) == reason
+
+
+def test_a_source_lists_rules_with_its_own_thresholds() -> None:
+    steps = steps_of([{"rule": "gopher_quality", "min_words": 30}, "c4_page"])
+    assert [step.name for step in steps] == ["gopher_quality", "c4_page"]
+    assert judge(steps, words(30)).reason is None
+    assert judge(steps, words(29)).reason == "too_few_words"
+    assert judge(steps, words(30) + " {").reason == "curly_bracket"
+    assert len(steps_of(["c4", "generated_code"])) == 4
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ("gofer", "rules: 'gofer' is unknown; did you mean 'gopher'?"),
+        (["gopher_qualty"], "rules.0.rule: 'gopher_qualty' is unknown; did you mean 'gopher_quality'?"),
+        ([{"rule": "zzzz"}], "rules.0.rule: 'zzzz' is unknown; choose one of gopher_quality, "),
+        (
+            ["c4", {"rule": "gopher_quality", "min_word": 3}],
+            "rules.1.min_word: gopher_quality has no such threshold; did you mean 'min_words'?",
+        ),
+        ([{"rule": "c4_page", "qq": 1}], "rules.0.qq: c4_page has no such threshold; choose one of none"),
+        ([{"rule": "gopher_quality", "min_words": 3.5}], "rules.0.min_words: 3.5 is not a whole number of 0 or more"),
+        ([{"rule": "gopher_quality", "min_words": "x"}], "rules.0.min_words: 'x' is not a whole number"),
+        ([{"rule": "fineweb_quality", "max_short_lines": -1}], "max_short_lines: -1 is not a number of 0 or more"),
+        ([{"rule": "c4", "min_sentences": 1}], "the set 'c4' takes no thresholds; list its rules: c4_page, c4_lines,"),
+        ([{"min_words": 1}], "rules.0: has no key 'rule'"),
+    ],
+)
+def test_unknown_rules_and_thresholds_name_the_nearest(rules: object, message: str) -> None:
+    with pytest.raises(DataMistake) as caught:
+        steps_of(rules)  # type: ignore[arg-type]
+    assert message in str(caught.value)
+
+
+def test_every_rule_has_thresholds_by_keyword_and_takes_any_text() -> None:
+    for name, rule in (RULES | EDITS).items():
+        thresholds_of(name)
+        for text in ("", " ", "\n\n", "a", "ü\u3000b", "\ud83d".encode("utf-8", "replace").decode()):
+            assert rule(text) == rule(text)
