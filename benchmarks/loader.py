@@ -1,9 +1,11 @@
-"""How fast batches come off the shards: our loader against webdataset's on the very same files, and against a bare memory map.
+"""How fast batches come off the shards: our loader against webdataset's on the very same files, and against a bare
+memory map.
 
     python benchmarks/loader.py [--megatokens 64] [--json]
 
-Ratios: `vs_webdataset` (their time over ours for the same tokens) and `vs_mmap` (the time of a gather of random rows from one memory-mapped
-array, cast to int64, over ours: 1 would mean that finding and checking rows costs nothing). All in one process and one thread.
+Ratios: `vs_webdataset` (their time over ours for the same tokens) and `vs_mmap` (the time of a gather of random rows
+from one memory-mapped array, cast to int64, over ours: 1 would mean that finding and checking rows costs nothing). All
+in one process and one thread.
 """
 
 import tempfile
@@ -44,7 +46,9 @@ def main() -> None:
 
         def ours() -> int:
             order = order_of(manifest, (1.0,), seed=0)
-            with Loader(folder, manifest, order, rank=0, world_size=1, global_batch_size=BATCH, micro_batch_size=BATCH) as loader:
+            with Loader(
+                folder, manifest, order, rank=0, world_size=1, global_batch_size=BATCH, micro_batch_size=BATCH
+            ) as loader:
                 return sum(loader.batch(step).shape[1] for step in range(steps))
 
         def theirs() -> int:

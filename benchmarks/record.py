@@ -31,7 +31,11 @@ def median_ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def machine() -> dict[str, Any]:
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
