@@ -330,6 +330,27 @@ def sample(
     show({"prompt": prompt, "text": text}, prompt + text, as_json=as_json)
 
 
+@app.command()
+def export(
+    config: Config,
+    out_folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier export.", show_default=False)],
+    overrides: Overrides = None,
+    step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the promoted checkpoint, or a given one, as transformers and vLLM read it."""
+    from pipeline.export import export_model
+
+    run = opened(config, overrides)
+    made = export_model(run.config, run.workspace, out_folder, step)
+    record = {"folder": str(out_folder), "run": made.run, "step": made.step, "checkpoint": made.checkpoint_digest}
+    show(
+        record | {"files": sorted(made.files)},
+        f"{out_folder}: step {made.step} of {made.run} (checkpoint {made.checkpoint_digest[:12]})",
+        as_json=as_json,
+    )
+
+
 @contextmanager
 def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     """Turns our errors into one line and their exit code; with `--debug` the traceback is shown."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import digest, plain, read_record, write_atomic, write_record
+from data_prep.files import digest, plain, read_record, sha256_file, write_atomic, write_record
 from data_prep.manifest import Manifest, read_manifest
 from pipeline.config import RunConfig, changed_keys, weight_shaping
 from pipeline.errors import Mistake
@@ -92,6 +92,17 @@ def pin(config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest) -> 
             manifest_digest=manifest.digest,
         ),
     )
+
+
+def trained_tokenizer(workspace: Workspace, corpus: str, sha256: str) -> Path:
+    """The `tokenizer.json` of a corpus. Raises Mistake if it is not the one with that digest, trained with."""
+    path = workspace.corpora / corpus / "tokenizer.json"
+    if not path.exists() or sha256_file(path) != sha256:
+        raise Mistake(
+            f"{path} is not the tokenizer that the checkpoint was trained with; "
+            "build the corpus again: headrace prep CONFIG"
+        )
+    return path
 
 
 def run_id(config: RunConfig, manifest_digest: str) -> str:

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from data_prep.files import sha256_file
 from pipeline.config import RunConfig
-from pipeline.errors import Mistake
 from pipeline.evaluate.stage import pick_step
 from pipeline.promote.registry import read_alias
+from pipeline.runs import trained_tokenizer
 from pipeline.train.checkpoint import WEIGHTS_NAME, verify_checkpoint
 from pipeline.workspace import Workspace
 
@@ -28,12 +27,7 @@ def sample_text(
     Mistake."""
     path = checkpoint_to_sample(config, workspace, step)
     checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
-    tokenizer_path = workspace.corpora / checkpoint.corpus / "tokenizer.json"
-    if not tokenizer_path.exists() or sha256_file(tokenizer_path) != checkpoint.tokenizer_sha256:
-        raise Mistake(
-            f"{tokenizer_path} is not the tokenizer that {path} was trained with; "
-            "build the corpus again: headrace prep CONFIG"
-        )
+    tokenizer_path = trained_tokenizer(workspace, checkpoint.corpus, checkpoint.tokenizer_sha256)
     from tokenizers import Tokenizer
 
     from pipeline.model.generate import generate
