@@ -72,6 +72,7 @@ from dataclasses import replace
 from pathlib import Path
 import ray
 from data_prep.build import prepare
+from data_prep.errors import DataMistake
 from tests.data_prep.corpora import config
 inputs, out = map(Path, sys.argv[1:])
 def build():
