@@ -9,13 +9,20 @@ import unicodedata
 
 import numpy as np
 
+from data_prep.mojibake import repair
+
 STRAY = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f\ufeff]")
 """C0 and C1 control characters but tab and newlines, and byte order marks."""
 
 
 def clean(text: str) -> str:
-    """Newlines as \\n, no stray control characters, Unicode in NFC."""
-    return normalize(without_stray_controls(unix_newlines(text)))
+    """Newlines as \\n, characters that a wrong decoding broke, no stray control characters, Unicode in NFC.
+
+    Again until nothing changes: with a stray character gone, its neighbours may spell what the repair looks for.
+    """
+    while (once := normalize(without_stray_controls(repair(unix_newlines(text))))) != text:
+        text = once
+    return text
 
 
 def unix_newlines(text: str) -> str:

@@ -3,12 +3,29 @@
 import difflib
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from data_prep.errors import DataMistake
 
 CONFIG = {"extra": "forbid"}
 RULE_SET_NAMES = ("none", "prose", "code", "gopher", "c4", "fineweb")
 """The keys of `filters.RULE_SETS`, known here without importing it."""
+
+
+PII_KINDS = ("private_key", "api_key", "email", "iban", "card", "ip", "phone")
+"""The keys of `pii.FINDERS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PiiConfig:
+    __pydantic_config__ = CONFIG
+
+    action: Literal["off", "replace", "drop"] = "off"
+    """`replace` puts `<EMAIL>` and the like in place of what is found; `drop` drops the document, counted as `pii`."""
+    kinds: tuple[str, ...] = PII_KINDS
+    """What is looked for."""
+    phone_regions: tuple[str, ...] = ("US",)
+    """ISO 3166 codes of the countries whose national numbers are looked for; numbers with a country code always are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +41,12 @@ class SourceConfig:
     rules: str | tuple[str | dict[str, str | int | float], ...] = "none"
     """What documents must pass: `none`, `prose`, `code`, `gopher`, `c4` or `fineweb`; or a list of rules with
     thresholds of your own, `[{rule: gopher_quality, min_words: 30}, c4]`. docs/data.md says what each drops."""
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes of the languages to keep (`[en]`); every language if empty."""
+    language_confidence: float = 0.65
+    """How sure the identification must be, from 0 to 1."""
+    pii: PiiConfig = field(default_factory=PiiConfig)
+    """What is done about personal data and secrets."""
     text_field: str = "text"
     """Where JSON lines and parquet rows hold the text."""
     id_field: str = "id"
@@ -117,6 +140,17 @@ def _check_source(source: SourceConfig, where: str) -> None:
             f"{where}.name: {source.name!r} is not made of lower-case letters, digits and hyphens; choose one that is"
         )
     _check_rules(source, f"{where}.rules")
+    for code in source.languages:
+        if not re.fullmatch("[a-z]{2,3}", code):
+            raise DataMistake(f"{where}.languages: {code!r} is no language code; give ones such as en or de")
+    if not 0 <= source.language_confidence <= 1:
+        raise DataMistake(f"{where}.language_confidence: {source.language_confidence} is not in [0, 1]")
+    for kind in source.pii.kinds:
+        if kind not in PII_KINDS:
+            raise DataMistake(f"{where}.pii.kinds: {kind!r} is unknown; {_nearest(kind, PII_KINDS)}")
+    for region in source.pii.phone_regions:
+        if not re.fullmatch("[A-Z]{2}", region):
+            raise DataMistake(f"{where}.pii.phone_regions: {region!r} is no country code; give ones such as US or DE")
     if not 0 < source.weight < float("inf"):
         raise DataMistake(f"{where}.weight: {source.weight} is not a positive number")
 

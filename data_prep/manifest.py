@@ -4,7 +4,7 @@ The manifest is written last, so a corpus folder without one does not exist for 
 on time, machine or number of workers: equal inputs and an equal config give an equal digest.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,10 @@ class SourceRecord:
     num_sequences: int
     padding_tokens: int
     """Extra end-of-text tokens that fill the source's last sequence."""
+    edited: dict[str, int] = field(default_factory=dict)
+    """Edit (`c4_lines`) -> documents it took lines out of; duplicates among them are not yet dropped."""
+    pii: dict[str, int] = field(default_factory=dict)
+    """Kind -> how many were found, and replaced or their documents dropped; never what was found."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ folder makes all of them last; files without a record do not exist.
     encode/UNIT-PART.tokens     token stream, sorted by shuffle key      INDEX, ids and tokens a cell beside it
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,10 @@ class ReadRecord:
     parts: tuple[Part, ...]
     documents_read: int
     dropped: dict[str, int]
+    edited: dict[str, int] = field(default_factory=dict)
+    """Edit -> documents it took lines out of, of those that are kept."""
+    pii: dict[str, int] = field(default_factory=dict)
+    """Kind -> how many were found."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
 from data_prep.inputs import InputFile, list_inputs
 
-ALGORITHM_VERSION = 2
+ALGORITHM_VERSION = 3
 """Raised whenever the same config and inputs would give other bytes, so that old corpora are not taken for new ones."""
 
 Fingerprint = Callable[[Path, Iterable[InputFile]], dict[str, str]]
@@ -74,6 +74,10 @@ def shaping(config: CorpusConfig) -> dict[str, Any]:
         del source["path"]
         if config.tokenizer.train is None:
             del source["weight"]
+        if not source["languages"]:
+            del source["language_confidence"]
+        if source["pii"]["action"] == "off":
+            del source["pii"]
     return values
 
 

@@ -1,8 +1,8 @@
 """Adds up the tasks' records: what was read, dropped and kept of each source, and what follows from that."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from data_prep.config import CorpusConfig
 from data_prep.errors import DataMistake
@@ -20,6 +20,8 @@ class Tally:
     documents_read: int
     dropped: dict[str, int]
     text_bytes: int
+    edited: dict[str, int] = field(default_factory=dict)
+    pii: dict[str, int] = field(default_factory=dict)
 
 
 def tally(
@@ -41,9 +43,18 @@ def tally(
                 dropped=dict(sorted(dropped.items())),
                 text_bytes=sum(part.text_bytes for record in mine for part in record.parts)
                 - sum(record.dropped_bytes.get(place, 0) for record in dedup),
+                edited=_summed(record.edited for record in mine),
+                pii=_summed(record.pii for record in mine),
             )
         )
     return tallies
+
+
+def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
 
 
 def check_kept(tallies: Sequence[Tally]) -> None:
@@ -95,6 +106,8 @@ def summarize(
                 num_tokens=num_tokens,
                 num_sequences=num_sequences,
                 padding_tokens=num_sequences * plan.config.sequence_length - num_tokens,
+                edited=one.edited,
+                pii=one.pii,
             )
         )
     return sealed(

@@ -4,6 +4,7 @@ Tasks share nothing but files and are pure in what they write, so it does not ma
 whether one that was thought dead finishes behind its successor.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,9 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep import dedup, keys
-from data_prep.clean import clean
 from data_prep.documents import BadDocument, read_slice
 from data_prep.errors import DataMistake
 from data_prep.files import write_atomic, write_record
-from data_prep.filters import judge, steps_of
 from data_prep.heldout import Bound, find_bound, held_out
 from data_prep.inputs import Unit
 from data_prep.pack import cell_of, shuffled, with_end_of_text
@@ -38,6 +37,7 @@ from data_prep.parts import (
     save_table,
 )
 from data_prep.plan import read_tokenizer
+from data_prep.refine import refiner
 from data_prep.tokenizer import CHECKED_SHARE, TokenizerFacts, describe, load_encoder, train
 
 SAMPLE_DOCUMENT_BYTES = 1_000_000
@@ -47,10 +47,12 @@ SAMPLE_DOCUMENT_BYTES = 1_000_000
 def read_unit(work: Work, record: Path, number: int, unit: Unit) -> ReadRecord:
     """Reads, cleans and filters a unit; writes the kept documents with their keys and hashes."""
     source = work.config.sources[unit.source]
-    steps = steps_of(source.rules)
+    refine = refiner(source)
     seeds = [keys.purpose_seed(purpose, work.config.seed, source.name) for purpose in keys.PURPOSES]
     parts: list[Part] = []
-    dropped: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    edited: Counter[str] = Counter()
+    pii: Counter[str] = Counter()
     documents_read = held_bytes = 0
     ids: list[str] = []
     texts: list[bytes] = []
@@ -64,16 +66,15 @@ def read_unit(work: Work, record: Path, number: int, unit: Unit) -> ReadRecord:
     for document in (document for piece in unit.slices for document in read_slice(piece, source)):
         documents_read += 1
         if isinstance(document, BadDocument):
-            dropped[document.reason] = dropped.get(document.reason, 0) + 1
+            dropped[document.reason] += 1
             continue
-        text = clean(document.text)
-        judged = judge(steps, text)
-        text = judged.text
-        reason = "empty" if not text or text.isspace() else judged.reason
-        if reason:
-            dropped[reason] = dropped.get(reason, 0) + 1
+        refined = refine(document.text)
+        pii.update(refined.pii)
+        if refined.reason:
+            dropped[refined.reason] += 1
             continue
-        data = text.encode()
+        edited.update(refined.edited_by)
+        data = refined.text.encode()
         if held_bytes and held_bytes + len(data) > work.config.unit_bytes:
             end_part()
             ids, texts, rows, held_bytes = [], [], [], 0
@@ -83,7 +84,9 @@ def read_unit(work: Work, record: Path, number: int, unit: Unit) -> ReadRecord:
         held_bytes += len(data)
     if ids:
         end_part()
-    done = ReadRecord(parts=tuple(parts), documents_read=documents_read, dropped=dropped)
+    done = ReadRecord(
+        parts=tuple(parts), documents_read=documents_read, dropped=dict(dropped), edited=dict(edited), pii=dict(pii)
+    )
     write_record(record, done)
     return done
 
