@@ -34,11 +34,14 @@ format: $(READY)
 
 # Debian's python3 comes without ensurepip; pip's own wheel from PyPI can install itself.
 define BOOTSTRAP_PIP
-import json, os, subprocess, sys, tempfile, urllib.request
-files = json.load(urllib.request.urlopen("https://pypi.org/pypi/pip/json"))["urls"]
-url = next(file["url"] for file in files if file["filename"].endswith(".whl"))
-wheel = os.path.join(tempfile.mkdtemp(), url.rsplit("/", 1)[1])
-urllib.request.urlretrieve(url, wheel)
+import hashlib, os, re, subprocess, sys, tempfile, urllib.parse, urllib.request
+index = "https://pypi.org/simple/pip/"
+links = re.findall(r'href="([^"]+/(pip-[0-9.]+-py3-none-any[.]whl)#sha256=([0-9a-f]{64}))"', urllib.request.urlopen(index).read().decode())
+link, name, sha256 = max(links, key=lambda found: [int(part) for part in re.findall("[0-9]+", found[1])[:-1]])
+data = urllib.request.urlopen(urllib.parse.urljoin(index, link)).read()
+assert hashlib.sha256(data).hexdigest() == sha256, "pip's wheel is damaged; try again"
+wheel = os.path.join(tempfile.mkdtemp(), name)
+open(wheel, "wb").write(data)
 sys.exit(subprocess.call([sys.executable, wheel + "/pip", "install", "--quiet", wheel]))
 endef
 export BOOTSTRAP_PIP

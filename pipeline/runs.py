@@ -49,12 +49,6 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
                 f"data: the corpus of run {config.name} is not built yet; build it with: headrace prep CONFIG"
             )
         manifest = read_manifest(corpus)
-        for source in manifest.sources:
-            if source.num_sequences == 0:
-                raise Mistake(
-                    f"data.sources: no document of {source.name} was kept (dropped: {source.dropped}); "
-                    "choose other rules for it, or leave it out"
-                )
         if write:
             pin(config, run, corpus, manifest)
         return corpus, manifest
