@@ -372,6 +372,52 @@ def main() -> None:
     """The `headrace` command. `--debug` may stand anywhere."""
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
+@app.command()
+def trace(
+    config: Config,
+    step: Annotated[int, typer.Option(help="As in the journal; the first is 1.", show_default=False)],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the documents behind a training step, done or to come."""
+    from pipeline.provenance import trace_step, trace_text, visit_record
+
+    run = opened(config, overrides)
+    found = trace_step(run.config, run.workspace, step)
+    record = {"run": found.run, "step": step, "trained": found.trained, "batch_digest": found.batch_digest}
+    show(
+        record | {"documents": [visit_record(visit) for visit in found.visits]},
+        trace_text(found),
+        as_json=as_json,
+    )
+
+
+@app.command()
+def where(
+    config: Config,
+    document: Annotated[str, typer.Option("--id", help="The document's id.", show_default=False)],
+    overrides: Overrides = None,
+    source: Annotated[str | None, typer.Option(help="Look there only.", show_default="all")] = None,
+    until_step: Annotated[
+        int | None, typer.Option(help="Look ahead, or less far.", min=0, show_default="the steps so far")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the training steps that saw a document."""
+    from pipeline.provenance import visit_record, where_document, where_text
+
+    run = opened(config, overrides)
+    found = where_document(run.config, run.workspace, document, source, until_step)
+    record = {
+        "run": found.run,
+        "id": document,
+        "until_step": found.until_step,
+        "sources": found.sources,
+        "held_out": found.held_out,
+    }
+    show(record | {"visits": [visit_record(visit) for visit in found.visits]}, where_text(found), as_json=as_json)
+
+
     with one_line_errors(debug=debug, as_json="--json" in arguments):
         app(arguments, prog_name="headrace")
 

@@ -50,3 +50,10 @@ class Mixture:
         quota = np.asarray(self.quotas, dtype=np.uint64)[source]
         own_position = block * quota + (place - (ends[source] - quota))
         return source.astype(np.uint64), own_position
+
+    def position_of(self, source: NDArray[np.uint64], own_position: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """The inverse of `locate`: the global position at which a source's own position stands."""
+        quotas = np.asarray(self.quotas, dtype=np.uint64)
+        quota, start = quotas[source], (np.cumsum(quotas) - quotas)[source]
+        block, place = own_position // quota, start + own_position % quota
+        return block * np.uint64(BLOCK) + permute(place, BLOCK, key_of(self.key, block), inverse=True)

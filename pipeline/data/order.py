@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_prep.files import canonical_json
 from data_prep.manifest import Manifest
-from pipeline.data.mixture import Mixture
+from pipeline.data.mixture import BLOCK, Mixture
 from pipeline.data.permutation import U64, key_of, permute
 from pipeline.data.position import ORDER_VERSION, Position
 
@@ -46,13 +46,37 @@ class SourceOrder:
             shard[here], row[here] = self._locate_in_epoch(position[here] % np.uint64(self.num_sequences), int(epoch))
         return shard, row
 
-    def _locate_in_epoch(self, x: U64, epoch: int) -> tuple[U64, U64]:
-        full = np.uint64(self.sequences_per_shard)
-        num_shards = -(-self.num_sequences // self.sequences_per_shard)
-        last = np.uint64(self.num_sequences - (num_shards - 1) * self.sequences_per_shard)
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_sequences // self.sequences_per_shard)
+
+    @property
+    def _last_size(self) -> int:
+        """Sequences in the last shard, which may be short."""
+        return self.num_sequences - (self.num_shards - 1) * self.sequences_per_shard
+
+    def _short_slot(self, key: U64) -> np.uint64:
+        """Where in an epoch the last shard stands; before and after it all slots are full."""
+        last_shard = np.asarray([self.num_shards - 1], dtype=np.uint64)
+        slot: np.uint64 = permute(last_shard, self.num_shards, key, inverse=True)[0]
+        return slot
+
+    def position_of(self, shard: U64, row: U64, epoch: int) -> U64:
+        """The inverse of `locate`: the source's own positions at which an epoch visits these sequences."""
+        full, last = np.uint64(self.sequences_per_shard), np.uint64(self._last_size)
         key = key_of(self.key, epoch)
-        # The last shard may be short. It stands at slot `short` of this epoch; before and after it all slots are full.
-        short = permute(np.asarray([num_shards - 1], dtype=np.uint64), num_shards, key, inverse=True)[0]
+        slot = permute(shard, self.num_shards, key, inverse=True)
+        offset = np.empty_like(row)
+        in_last = shard == np.uint64(self.num_shards - 1)
+        for members, size in ((in_last, int(last)), (~in_last, int(full))):
+            offset[members] = permute(row[members], size, key_of(key, shard[members]), inverse=True)
+        lacking = np.where(slot > self._short_slot(key), full - last, np.uint64(0))
+        return np.uint64(epoch * self.num_sequences) + slot * full - lacking + offset
+
+    def _locate_in_epoch(self, x: U64, epoch: int) -> tuple[U64, U64]:
+        full, last, num_shards = np.uint64(self.sequences_per_shard), np.uint64(self._last_size), self.num_shards
+        key = key_of(self.key, epoch)
+        short = self._short_slot(key)
         start, end = short * full, short * full + last
         after = x >= end
         slot = np.where(after, short + np.uint64(1) + (x - np.minimum(end, x)) // full, x // full)
@@ -83,6 +107,28 @@ class Order:
             if here.any():
                 shard[here], row[here] = order.locate(own_position[here])
         return SequenceIds(source=source.astype(np.int64), shard=shard.astype(np.int64), row=row.astype(np.int64))
+
+    def positions_of(self, ids: SequenceIds, epoch: int) -> NDArray[np.int64]:
+        """The inverse of `locate`: the global positions of these sequences in an epoch, which each source counts for
+        itself from 0."""
+        source, shard, row = (part.astype(np.uint64) for part in (ids.source, ids.shard, ids.row))
+        own_position = np.zeros_like(source)
+        for at, order in enumerate(self.sources):
+            here = source == at
+            if here.any():
+                own_position[here] = order.position_of(shard[here], row[here], epoch)
+        return self.mixture.position_of(source, own_position).astype(np.int64)
+
+    def epoch_of(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The epoch, of its source, in which each global position stands."""
+        source, own_position = self.mixture.locate(position.astype(np.uint64))
+        sizes = np.asarray([order.num_sequences for order in self.sources], dtype=np.uint64)
+        return (own_position // sizes[source]).astype(np.int64)
+
+    def epochs_before(self, source: int, position: int) -> int:
+        """A bound on the epochs of a source that begin before a global position: those of whole mixture blocks."""
+        in_blocks = -(-position // BLOCK) * self.mixture.quotas[source]
+        return -(-in_blocks // self.sources[source].num_sequences)
 
     def batch_digest(self, step: int, global_batch_size: int) -> str:
         """Digest of one step's sequences: two runs saw the same data if and only if these agree at each step."""

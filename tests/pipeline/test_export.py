@@ -21,6 +21,7 @@ from pipeline.promote.stage import check_checkpoint
 from pipeline.train.checkpoint import RECORD_NAME as CHECKPOINT_NAME
 from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord, sealed
 from pipeline.workspace import Workspace, open_workspace
+from tests.e2e.whole_runs import headrace
 from tests.promote.reports import documents, scored
 from tests.train.small_runs import config_tree, small_corpus, write_config
 
@@ -181,3 +182,11 @@ def test_a_full_disk_leaves_the_earlier_export(opened: Opened, tmp_path: Path, m
         export_model(*opened, out, 8)
     assert contents(out) == before
     assert [path.name for path in tmp_path.iterdir() if path.name != "ws"] == ["model"]
+
+
+@pytest.mark.slow
+def test_the_verb_takes_a_folder_and_overrides(made: Path, tmp_path: Path) -> None:
+    record = headrace("export", made, tmp_path / "model", "train.seed=0", "--step", "8")
+    assert (record["step"], set(record["files"])) == (8, FILES)
+    assert (tmp_path / "model" / RECORD_NAME).is_file()
+    assert "no such checkpoint" in headrace("export", made, tmp_path / "model", "--step", "9", code=2)["error"]

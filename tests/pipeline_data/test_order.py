@@ -100,6 +100,41 @@ def test_batch_digest_tells_steps_seeds_and_corpora_apart() -> None:
     assert an_order().batch_digest(3, 32) == an_order().batch_digest(3, 32)
 
 
+@given(sequences=st.integers(1, 400), per_shard=st.integers(1, 60), seed=st.integers(0, 2**32), epoch=st.integers(0, 9))
+def test_a_source_finds_the_position_of_each_sequence(sequences: int, per_shard: int, seed: int, epoch: int) -> None:
+    order = SourceOrder(num_sequences=sequences, sequences_per_shard=per_shard, key=key_of(seed))
+    position = np.arange(epoch * sequences, (epoch + 1) * sequences, dtype=np.uint64)
+    assert (order.position_of(*order.locate(position), epoch) == position).all()
+
+
+@settings(max_examples=20)
+@given(weights=WEIGHTS, seed=st.integers(0, 2**32), first=st.integers(0, 2**44))
+def test_a_mixture_finds_each_position_again(weights: tuple[float, ...], seed: int, first: int) -> None:
+    mixture = Mixture(weights=weights, key=seed)
+    position = np.arange(first, first + BLOCK, dtype=np.uint64)
+    assert (mixture.position_of(*mixture.locate(position)) == position).all()
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    sizes=st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 10**6)), min_size=1, max_size=4),
+    positions=st.lists(st.integers(0, 2**44), min_size=1, max_size=5),
+)
+def test_an_order_finds_each_position_again(seed: int, sizes: list[tuple[int, int]], positions: list[int]) -> None:
+    """Also at sizes nobody could list: where a sequence is visited is as direct as what a position holds."""
+    sources = tuple(
+        SourceOrder(num_sequences=size, sequences_per_shard=per_shard, key=key_of(seed, at))
+        for at, (size, per_shard) in enumerate(sizes)
+    )
+    mixture = Mixture(weights=tuple(range(1, len(sizes) + 1)), key=seed)
+    order = Order(manifest_digest="m", seed=seed, mixture=mixture, sources=sources)
+    for position in positions:
+        at = np.asarray([position])
+        ids, epoch = order.locate(at), int(order.epoch_of(at)[0])
+        assert order.positions_of(ids, epoch).tolist() == [position]
+        assert epoch < order.epochs_before(int(ids.source[0]), position + 1)
+
+
 def test_the_order_itself_never_changes() -> None:
     """A golden value: if this fails, resumed runs would see other data. Raise ORDER_VERSION and change it knowingly."""
     ids = an_order().locate(np.arange(6))

@@ -1,0 +1,127 @@
+"""`trace` and `where` of a run: bound to its pinned corpus and to what its journal says."""
+
+from pathlib import Path
+
+import pytest
+
+from data_prep.manifest import read_manifest
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import Mistake, PipelineError
+from pipeline.monitor.journal import Journal
+from pipeline.provenance import order_of_run, steps_done, table, trace_step, trace_text, where_document, where_text
+from pipeline.runs import pin
+from pipeline.workspace import Workspace, open_workspace
+from tests.e2e.whole_runs import headrace
+from tests.train.small_runs import config_tree, small_corpus, write_config
+
+Run = tuple[RunConfig, Workspace]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """The config of a run of 20 steps over a ready corpus, of which 8 are in the journal."""
+    config_path = write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=20, every_steps=5))
+    config = load_config(config_path)
+    workspace = open_workspace(config)
+    corpus = workspace.corpora / "small-1"
+    small_corpus(corpus)
+    run = workspace.run(config.name)
+    pin(config, run, corpus, read_manifest(corpus))
+    _, _, order = order_of_run(config, workspace)
+    with Journal(run.metrics) as journal:
+        journal.append("start", run="small")
+        for step in range(1, 9):
+            journal.append("step", step=step, loss=1.0, batch_digest=order.batch_digest(step - 1, 8))
+    return config_path
+
+
+@pytest.fixture
+def run(path: Path) -> Run:
+    config = load_config(path)
+    return config, open_workspace(config)
+
+
+def journal_of(run: Run) -> Path:
+    return run[1].run("small").metrics
+
+
+def test_a_step_and_its_documents_name_each_other(run: Run) -> None:
+    found = trace_step(*run, 5)
+    assert found.trained
+    assert len({visit.position for visit in found.visits}) == 8
+    for visit in found.visits[:5]:
+        where = where_document(*run, visit.part.id, visit.part.source, None)
+        assert where.until_step == 8
+        assert visit in where.visits
+        assert max(one.step for one in where.visits) <= 8
+
+
+def test_steps_to_come_are_known_too(run: Run) -> None:
+    later = trace_step(*run, 20)
+    assert not later.trained
+    visit = later.visits[0]
+    assert visit not in where_document(*run, visit.part.id, None, None).visits
+    assert visit in where_document(*run, visit.part.id, None, 20).visits
+    assert where_document(*run, visit.part.id, None, 0).visits == ()
+
+
+def test_a_journal_of_other_data_is_not_explained_away(run: Run) -> None:
+    with Journal(journal_of(run)) as journal:
+        journal.append("step", step=9, loss=1.0, batch_digest="another")
+    with pytest.raises(PipelineError, match="step 9 saw the batch another"):
+        trace_step(*run, 9)
+
+
+def test_steps_done_follow_a_rewind(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert steps_done(path) == 0
+    with Journal(path) as journal:
+        for step in (1, 2, 3):
+            journal.append("step", step=step, loss=1.0)
+        journal.append("resume", step=2)
+        assert steps_done(path) == 2
+        journal.append("step", step=3, loss=1.0)
+        for _ in range(30):  # much that is no step, behind the last one
+            journal.append("notice", reason="x" * 50_000)
+    assert steps_done(path) == 3
+
+
+def test_held_out_documents_are_told_from_unknown_ones(run: Run) -> None:
+    found = where_document(*run, "held-prose3", None, None)
+    assert (found.sources, found.held_out, found.visits) == ((), ("prose",), ())
+    assert "held out in prose" in where_text(found)
+    with pytest.raises(Mistake, match="--id nobody: no such document in prose, code"):
+        where_document(*run, "nobody", None, None)
+    with pytest.raises(Mistake, match="has the sources prose, code"):
+        where_document(*run, "prose1", "books", None)
+    with pytest.raises(Mistake, match="no such document in code"):
+        where_document(*run, "prose1", "code", None)
+
+
+@pytest.mark.parametrize("step", [0, 21, -1])
+def test_a_step_outside_the_run_is_a_mistake(run: Run, step: int) -> None:
+    with pytest.raises(Mistake, match="the steps 1 to 20"):
+        trace_step(*run, step)
+
+
+def test_people_get_a_table(run: Run) -> None:
+    lines = trace_text(trace_step(*run, 1)).splitlines()
+    assert lines[0].startswith("step 1 of small: ")
+    assert lines[1].split() == ["position", "epoch", "source", "shard", "row", "first", "tokens", "id"]
+    assert len(lines[2].split()) == 8
+    assert table(("n", "name", "id"), [("7", "a", "x"), ("10", "bcdef", "y")]) == [
+        " n  name   id",
+        " 7  a      x",
+        "10  bcdef  y",
+    ]
+
+
+@pytest.mark.slow
+def test_the_verbs_speak_json(path: Path) -> None:
+    found = headrace("trace", path, "--step", "3")
+    first = found["documents"][0]
+    assert found["trained"]
+    assert first["step"] == 3
+    where = headrace("where", path, "--id", first["id"], "--source", first["source"])
+    assert first in where["visits"]
+    assert headrace("where", path, "--id", "nobody", code=2)["exit_code"] == 2
