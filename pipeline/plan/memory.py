@@ -1,0 +1,170 @@
+"""Memory of one rank, part by part, as arithmetic on the config: what autograd keeps of our layers, and what DeepSpeed
+keeps around them at each ZeRO stage.
+
+    peak = weights + gradients + optimizer + max(activations + logits + what is held beside them,
+                                                 what reduction and update need when they are gone)
+
+Two things were found by measuring, not in papers, and both cost gigabytes: DeepSpeed's reduction bucket has a fixed
+500 million elements, however small the model; and its wrapper around bf16 at stage 1 keeps fp32 gradients whole on
+every rank. The sharded terms are those of Rajbhandari et al. (2020), figure 1, with gradients in fp32. Checked in
+tests/pipeline/test_plan_memory.py: activations against the tensors that autograd saves, states against a live engine.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.config import ModelConfig, TrainConfig
+from pipeline.plan.shape import count_parameters, key_value_width, mlp_width
+
+Stage = Literal[0, 1, 2, 3]
+STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+
+# DeepSpeed 0.19's defaults, in elements; `pipeline.train.engine.deepspeed_config` leaves them alone.
+REDUCE_BUCKET = 500_000_000
+MAX_LIVE_PARAMETERS = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on one rank at its fullest moment."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    """fp32 master weights and AdamW's two moments."""
+    activations: int
+    """What the blocks keep for backward, of one micro-batch."""
+    logits: int
+    """Three fp32 copies of (micro-batch × positions × vocabulary): the log-probabilities, and two gradients on the way
+    back through the loss."""
+    buffers: int
+    """Buckets and gathered weights that stand beside the activations, and what the update needs beyond the room that
+    activations and logits leave when they are freed."""
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """What a rank holds whatever its micro-batch, in bytes."""
+
+    weights: int
+    gradients: int
+    """From the second micro-batch of a step on; with a single one they come as the activations go."""
+    optimizer: int
+    held: int
+    """Buffers that exist while the activations do."""
+    update: int
+    """What reduction and optimizer step need at once, when the activations are gone."""
+
+
+def activation_bytes(
+    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+) -> int:
+    """What autograd saves of a forward pass but for the logits, for `pipeline.model.layers` as they stand.
+
+    SDPA runs fused: no T × T scores, but the document mask, which it turns from booleans into the query's precision, in
+    every layer anew. GPU and CPU differ in two kernels: RMSNorm is one kernel on a GPU and keeps its input, on a CPU it
+    is composed and keeps two fp32 tensors; attention's output has to be copied on a CPU to lie as the next layer reads
+    it.
+    """
+    tokens, element = micro_batch_size * sequence_length, ELEMENT_BYTES[precision]
+    wide = tokens * model.width * element
+    norm = (wide if gpu else 2 * tokens * model.width * 4) + 4 * tokens
+    qkv_input = out_input = mlp_input = query = wide
+    keys_and_values = 2 * tokens * key_value_width(model) * element
+    attention_output = 0 if gpu else wide  # on a GPU it is `out_input`
+    log_sum_exp = 4 * tokens * model.heads
+    mask = micro_batch_size * sequence_length**2 * element
+    attention = qkv_input + query + keys_and_values + attention_output + log_sum_exp + mask + out_input
+    mlp = mlp_input + 4 * tokens * mlp_width(model) * element  # gate, silu(gate), up and their product
+    rotary = 4 * sequence_length * (model.width // model.heads)
+    head = norm + wide + 2 * 8 * tokens  # the last norm, the output layer's input, tokens and targets
+    return model.layers * (2 * norm + attention + mlp) + head + rotary
+
+
+def logit_bytes(micro_batch_size: int, sequence_length: int, vocab_size: int) -> int:
+    """One fp32 copy of the logits; the log-probabilities that are kept for backward are one."""
+    return 4 * micro_batch_size * sequence_length * vocab_size
+
+
+def state_bytes(
+    model: ModelConfig, vocab_size: int, stage: Stage, precision: Literal["fp32", "bf16"], world_size: int, *, gpu: bool
+) -> States:
+    """What weights, gradients, optimizer and communication take on one rank."""
+    parameters = count_parameters(model, vocab_size)
+    count, element = parameters.total, ELEMENT_BYTES[precision]
+    share = -(-count // world_size)
+    in_bucket = min(count, REDUCE_BUCKET)
+    if stage == 0:  # nothing is sharded; reduction goes through a flat copy
+        half = precision == "bf16"
+        return States(
+            weights=element * count,
+            gradients=element * count,
+            optimizer=(12 if half else 8) * count,  # fp32 weights are their own masters
+            held=0,
+            update=max(element * in_bucket, 4 * count if half else 0),  # the update is fed fp32 gradients
+        )
+    if stage == 1 and precision == "bf16":  # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank
+        return States(
+            weights=2 * count,
+            gradients=(2 + 4) * count,
+            optimizer=12 * share,
+            held=0,
+            update=(4 + 2) * in_bucket,  # the flat fp32 bucket, and bf16 to send it in
+        )
+    # DeepSpeedZeroOptimizer and its stage 3. malloc hands out pages as they are touched, a GPU's allocator at once.
+    bucket = element * (REDUCE_BUCKET if gpu else in_bucket)
+    flat = element * in_bucket
+    if stage == 1:  # gradients move into the bucket and leave as flat copies: never both
+        return States(
+            weights=element * count, gradients=element * count, optimizer=12 * share, held=bucket, update=bucket
+        )
+    early = flat if count > REDUCE_BUCKET else 0  # a full bucket is reduced while backward goes on
+    gathered = element * min(count, MAX_LIVE_PARAMETERS) if stage == 3 else 0
+    in_fp32 = 4 * in_bucket // world_size if stage == 3 and precision == "bf16" else 4 * parameters.largest
+    by_gloo = flat if stage == 3 and not gpu else 0  # its reduce-scatter works on a copy
+    return States(
+        weights=element * (share if stage == 3 else count),
+        gradients=4 * share,
+        optimizer=12 * share,
+        held=bucket + gathered + early,
+        update=bucket + max(flat + by_gloo + in_fp32, 4 * share),
+    )
+
+
+def memory(
+    model: ModelConfig,
+    train: TrainConfig,
+    sequence_length: int,
+    vocab_size: int,
+    world_size: int,
+    *,
+    stage: Stage,
+    gpu: bool,
+) -> Memory:
+    """A rank's memory at a stage, which may be another than the config's."""
+    micro_batch_size = train.micro_batch_size
+    states = state_bytes(model, vocab_size, stage, train.precision, world_size, gpu=gpu)
+    activations = activation_bytes(model, micro_batch_size, sequence_length, train.precision, gpu=gpu)
+    logits = 3 * logit_bytes(micro_batch_size, sequence_length, vocab_size)
+    return Memory(
+        weights=states.weights,
+        gradients=states.gradients,
+        optimizer=states.optimizer,
+        activations=activations,
+        logits=logits,
+        buffers=max(states.held, states.update - activations - logits),
+    )
+
+
+def checkpoint_bytes(model: ModelConfig, vocab_size: int, stage: Stage, precision: Literal["fp32", "bf16"]) -> int:
+    """Size of one checkpoint's files over all ranks: the engine's, and `model.safetensors` beside them."""
+    count, element = count_parameters(model, vocab_size).total, ELEMENT_BYTES[precision]
+    weights_file = element * count
+    engine_weights = 0 if stage == 3 else element * count  # at stage 3 they are made anew from the masters
+    masters = 0 if stage == 0 and precision == "fp32" else 4 * count
+    return weights_file + engine_weights + masters + 8 * count

@@ -1,0 +1,61 @@
+"""How large the vocabulary is, before there is a corpus or after."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.files import digest
+from data_prep.manifest import MANIFEST_NAME, read_manifest
+from pipeline.config import RunConfig
+from pipeline.errors import Mistake
+from pipeline.runs import read_state
+from pipeline.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    size: int
+    source: str
+    """Where the size is from, for people."""
+
+
+def find_vocabulary(config: RunConfig, workspace: Workspace, told: int | None) -> Vocabulary:
+    """What the user says; else the corpus that the run trains on; else one built from the same config; else what the
+    tokenizer's config promises. Lists no inputs and builds nothing. Raises Mistake if none of them knows."""
+    if told is not None:
+        return Vocabulary(size=told, source="--vocab-size")
+    state = read_state(workspace.run(config.name))
+    if state is not None and (workspace.corpora / state.corpus / MANIFEST_NAME).is_file():
+        manifest = read_manifest(workspace.corpora / state.corpus)
+        return Vocabulary(size=manifest.vocab_size, source=f"corpus {state.corpus}")
+    built = _built_corpora(config, workspace)
+    sizes = sorted(set(built.values()))
+    if len(sizes) == 1:
+        return Vocabulary(size=sizes[0], source=f"corpus {min(built)}")
+    tokenizer = config.data.tokenizer
+    if tokenizer.train is not None:
+        return Vocabulary(size=tokenizer.train.vocab_size, source="data.tokenizer.train.vocab_size")
+    if tokenizer.path is not None and Path(tokenizer.path).is_file():
+        return Vocabulary(size=_tokens_in(Path(tokenizer.path)), source=tokenizer.path)
+    raise Mistake(
+        f"data.tokenizer.path: {tokenizer.path} is not here to count its tokens; give the number with --vocab-size"
+    )
+
+
+def _built_corpora(config: RunConfig, workspace: Workspace) -> dict[str, int]:
+    """Folder -> vocabulary size, of every corpus of this name and config."""
+    folders = sorted(path.parent for path in workspace.corpora.glob(f"{config.name}-*/{MANIFEST_NAME}"))
+    if not folders:
+        return {}
+    from data_prep.plan import ALGORITHM_VERSION, shaping  # brings fsspec
+
+    wanted = digest({"algorithm": ALGORITHM_VERSION} | shaping(config.data))
+    manifests = {folder.name: read_manifest(folder) for folder in folders}
+    return {name: manifest.vocab_size for name, manifest in manifests.items() if manifest.config_digest == wanted}
+
+
+def _tokens_in(path: Path) -> int:
+    """Highest id + 1 of a Hugging Face `tokenizer.json`."""
+    tree = json.loads(path.read_text())
+    ids = [*tree["model"]["vocab"].values(), *(token["id"] for token in tree.get("added_tokens", ()))]
+    return int(max(ids)) + 1
