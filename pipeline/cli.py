@@ -232,6 +232,48 @@ def program() -> str:
 
 
 @app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="b200, h200, h100, a100, a100-40gb or cpu.", show_default="h200, or cpu where no GPU is asked"
+        ),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="the config's ranks")] = None,
+    mfu: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the peak to assume, 12LHT convention.", min=0.001, max=1, show_default="the GPU's usual"
+        ),
+    ] = None,
+    price_per_gpu_hour: Annotated[float | None, typer.Option(help="For the cost.", min=0, show_default="none")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens in the vocabulary.", min=1, show_default="the corpus's or tokenizer's")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take before anything is submitted: parameters, memory at each ZeRO stage, time, cost."""
+    from pipeline.config import load_config
+    from pipeline.plan.estimate import make_plan, record_of
+    from pipeline.plan.hardware import hardware_for
+    from pipeline.plan.vocabulary import find_vocabulary
+    from pipeline.workspace import Workspace
+
+    run = load_config(config, overrides or ())
+    hardware = hardware_for(run, gpu=gpu, count=gpus, mfu=mfu, price_per_gpu_hour=price_per_gpu_hour)
+    vocabulary = find_vocabulary(run, Workspace(path=Path(run.workspace).absolute()), vocab_size)
+    planned = make_plan(run, vocabulary, hardware)
+    if as_json:
+        show(record_of(planned), "", as_json=True)
+    else:
+        from pipeline.plan.table import render
+
+        print(render(planned, colour=sys.stdout.isatty()))
+
+
+@app.command()
 def submit(
     config: Config,
     overrides: Overrides = None,
@@ -331,48 +373,6 @@ def sample(
 
 
 @app.command()
-def export(
-    config: Config,
-    out_folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier export.", show_default=False)],
-    overrides: Overrides = None,
-    step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write the promoted checkpoint, or a given one, as transformers and vLLM read it."""
-    from pipeline.export import export_model
-
-    run = opened(config, overrides)
-    made = export_model(run.config, run.workspace, out_folder, step)
-    record = {"folder": str(out_folder), "run": made.run, "step": made.step, "checkpoint": made.checkpoint_digest}
-    show(
-        record | {"files": sorted(made.files)},
-        f"{out_folder}: step {made.step} of {made.run} (checkpoint {made.checkpoint_digest[:12]})",
-        as_json=as_json,
-    )
-
-
-@contextmanager
-def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
-    """Turns our errors into one line and their exit code; with `--debug` the traceback is shown."""
-    try:
-        yield
-    except HEADRACE_ERRORS as error:
-        if debug:
-            raise
-        print(f"headrace: {error}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
-        sys.exit(130)
-
-
-def main() -> None:
-    """The `headrace` command. `--debug` may stand anywhere."""
-    debug = "--debug" in sys.argv
-    arguments = [word for word in sys.argv[1:] if word != "--debug"]
-@app.command()
 def trace(
     config: Config,
     step: Annotated[int, typer.Option(help="As in the journal; the first is 1.", show_default=False)],
@@ -418,6 +418,48 @@ def where(
     show(record | {"visits": [visit_record(visit) for visit in found.visits]}, where_text(found), as_json=as_json)
 
 
+@app.command()
+def export(
+    config: Config,
+    out_folder: Annotated[Path, typer.Argument(help="New, empty, or an earlier export.", show_default=False)],
+    overrides: Overrides = None,
+    step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the promoted checkpoint, or a given one, as transformers and vLLM read it."""
+    from pipeline.export import export_model
+
+    run = opened(config, overrides)
+    made = export_model(run.config, run.workspace, out_folder, step)
+    record = {"folder": str(out_folder), "run": made.run, "step": made.step, "checkpoint": made.checkpoint_digest}
+    show(
+        record | {"files": sorted(made.files)},
+        f"{out_folder}: step {made.step} of {made.run} (checkpoint {made.checkpoint_digest[:12]})",
+        as_json=as_json,
+    )
+
+
+@contextmanager
+def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
+    """Turns our errors into one line and their exit code; with `--debug` the traceback is shown."""
+    try:
+        yield
+    except HEADRACE_ERRORS as error:
+        if debug:
+            raise
+        print(f"headrace: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def main() -> None:
+    """The `headrace` command. `--debug` may stand anywhere."""
+    debug = "--debug" in sys.argv
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
     with one_line_errors(debug=debug, as_json="--json" in arguments):
         app(arguments, prog_name="headrace")
 
