@@ -1,0 +1,199 @@
+"""The plan of a run: its arithmetic, its verdicts, its table, and the configs that come with headrace."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import Mistake
+from pipeline.plan.estimate import Plan, largest_that, make_plan, record_of
+from pipeline.plan.hardware import DEVICES, USABLE_SHARE, Hardware, hardware_for
+from pipeline.plan.memory import Memory, memory
+from pipeline.plan.table import render
+from pipeline.plan.vocabulary import Vocabulary, find_vocabulary
+from pipeline.workspace import Workspace
+from tests.e2e.test_cli import failing, loaded_by
+from tests.e2e.whole_runs import headrace
+from tests.train.small_runs import config_tree, small_corpus, write_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FOR_GPUS = ["124m", "1b", "7b"]
+
+
+def config_named(name: str, *overrides: str) -> RunConfig:
+    return load_config(CONFIGS / f"{name}.yaml", overrides)
+
+
+def plan_named(name: str, *overrides: str, gpu: str | None = None, gpus: int | None = None) -> Plan:
+    config = config_named(name, *overrides)
+    assert config.data.tokenizer.train is not None
+    vocabulary = Vocabulary(size=config.data.tokenizer.train.vocab_size, source="test")
+    return make_plan(config, vocabulary, hardware_for(config, gpu=gpu, count=gpus))
+
+
+def memory_at(plan: Plan, config: RunConfig, micro_batch_size: int, stage: int) -> Memory:
+    return memory(
+        config.model,
+        replace(config.train, micro_batch_size=micro_batch_size),
+        plan.sequence_length,
+        plan.vocabulary.size,
+        plan.hardware.count,
+        stage=stage,  # type: ignore[arg-type]
+        gpu=True,
+    )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_loads_and_can_be_planned(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert plan_named(path.stem).hours > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gpus_that_fit"),
+    [
+        ("124m", 124e6, ["a100-40gb", "a100", "h100", "h200", "b200"]),
+        ("1b", 1.18e9, ["a100", "h100", "h200", "b200"]),
+        ("7b", 6.74e9, ["h200", "b200"]),
+    ],
+)
+def test_the_large_configs_are_what_they_say_and_fit(name: str, parameters: float, gpus_that_fit: list[str]) -> None:
+    assert plan_named(name).parameters.total == pytest.approx(parameters, rel=0.005)
+    fitting = [gpu for gpu in DEVICES if plan_named(name, gpu=gpu).chosen.fits]
+    assert sorted(fitting) == sorted(gpus_that_fit)
+
+
+def test_7b_fits_80_gb_in_the_way_that_its_comment_says() -> None:
+    assert plan_named("7b", "train.zero.stage=2", gpu="h100").chosen.fits
+
+
+@pytest.mark.parametrize("name", FOR_GPUS)
+def test_the_largest_micro_batch_fits_and_the_next_does_not(name: str) -> None:
+    plan, config = plan_named(name), config_named(name)
+    assert plan.usable_bytes == int(141e9 * USABLE_SHARE)
+    for stage in plan.stages:
+        largest = stage.largest_micro_batch
+        assert largest is not None
+        if largest:
+            assert memory_at(plan, config, largest, stage.stage).total <= plan.usable_bytes
+        assert memory_at(plan, config, largest + 1, stage.stage).total > plan.usable_bytes
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 3, 4, 7, 8, 9, 1000])
+def test_largest_that(most: int) -> None:
+    assert largest_that(lambda size: size <= most) == most
+
+
+def test_each_stage_shards_what_it_says() -> None:
+    """Rajbhandari et al. (2020), figure 1: optimizer state from stage 1, gradients from 2, parameters from 3."""
+    one, many = ({s.stage: s.memory for s in plan_named("7b", gpus=gpus).stages} for gpus in (1, 64))
+    for part, first in (("optimizer", 1), ("gradients", 2), ("weights", 3)):
+        for stage in range(4):
+            before, after = getattr(one[stage], part), getattr(many[stage], part)
+            assert after == pytest.approx(before / 64 if stage >= first else before, rel=1e-6), (part, stage)
+    assert one[0].weights + one[0].optimizer == 14 * plan_named("7b").parameters.total
+
+
+def test_memory_is_the_sum_of_its_parts_and_the_update_reuses_the_activations_room() -> None:
+    plan = plan_named("124m", "train.micro_batch_size=1", "data.sequence_length=8")
+    chosen = plan.chosen.memory
+    assert chosen.activations + chosen.logits < 6 * plan.parameters.total  # less than the update's flat gradients
+    assert chosen.activations + chosen.logits + chosen.buffers == 6 * plan.parameters.total
+    assert plan_named("124m").chosen.memory.buffers == 0
+
+
+def test_time_and_cost_are_tokens_times_flops_over_speed() -> None:
+    config = config_named("7b")
+    hardware = Hardware(device=DEVICES["h100"], count=64, mfu=0.5, price_per_gpu_hour=2.0)
+    plan = make_plan(config, Vocabulary(size=32000, source=""), hardware)
+    by_hand = 32_187 * 1024 * 4096 * plan.flops_per_token.full / (64 * 989e12 * 0.5) / 3600
+    assert plan.hours == pytest.approx(by_hand)
+    assert plan.cost == pytest.approx(by_hand * 64 * 2.0)
+    assert plan.checkpoints_saved == 1 + 33
+
+
+def test_devices_that_the_batch_does_not_divide_over_are_a_mistake() -> None:
+    with pytest.raises(Mistake, match="not divisible by 3 ranks"):
+        plan_named("1b", gpus=3)
+
+
+def test_hardware_follows_the_config_until_told() -> None:
+    assert hardware_for(config_named("quickstart")).device.name == "cpu"
+    assert hardware_for(config_named("7b")).device.name == "h200"
+    assert hardware_for(config_named("7b")).count == 64
+    told = hardware_for(config_named("7b"), gpu="H100", count=8, mfu=0.3)
+    assert (told.device.name, told.count, told.mfu) == ("h100", 8, 0.3)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("name", ["quickstart", *FOR_GPUS])
+def test_the_table_is_80_columns_wide(name: str, colour: bool) -> None:
+    text = render(plan_named(name), colour=colour)
+    assert ("\x1b[" in text) == colour
+    if not colour:
+        assert max(map(len, text.splitlines())) <= 80
+        rows = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
+        assert {"parameters", "weights", "gradients", "optimizer", "activations", "logits", "buffers"} < set(rows)
+
+
+def test_the_table_says_what_would_fit() -> None:
+    assert "✓ Fits: 78% of the 130 GB" in render(plan_named("7b"))
+    assert "train.zero.stage=2 fits." in render(plan_named("7b", gpu="h100"))
+    smaller = render(plan_named("1b", "train.micro_batch_size=16", gpu="h100"))
+    assert "train.micro_batch_size=8 fits." in smaller  # 13 would fit, and divides nothing
+    assert "Nor does another stage" in render(plan_named("7b", gpu="a100-40gb"))
+
+
+def test_the_record_is_json_with_totals() -> None:
+    record = json.loads(json.dumps(record_of(plan_named("7b"))))
+    assert record["parameters"]["total"] == 6_738_415_616
+    stage = record["stages"][record["chosen_stage"]]
+    assert stage["memory"]["total"] == sum(stage["memory"][part] for part in stage["memory"] if part != "total")
+    assert record["gpu_hours"] == pytest.approx(64 * record["hours"])
+
+
+def test_the_vocabulary_is_that_of_the_corpus_or_what_the_config_promises(tmp_path: Path) -> None:
+    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    tree["data"]["tokenizer"] = {"train": {"vocab_size": 999}}  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    workspace = Workspace(path=tmp_path / "ws")
+    assert find_vocabulary(config, workspace, None).size == 999
+    assert find_vocabulary(config, workspace, 5) == Vocabulary(size=5, source="--vocab-size")
+    assert not workspace.path.exists(), "planning makes no folders"
+    manifest = small_corpus(workspace.corpora / "small-0")
+    assert find_vocabulary(config, workspace, None).size == 999, "a corpus of another config is not ours"
+    state = {"run": "small", "config_digest": "", "weight_shaping": {}, "corpus": "small-0", "manifest_digest": ""}
+    workspace.run("small").path.mkdir(parents=True)
+    workspace.run("small").state.write_text(json.dumps(state))
+    assert find_vocabulary(config, workspace, None) == Vocabulary(size=manifest.vocab_size, source="corpus small-0")
+
+
+def test_a_tokenizer_file_is_counted_and_a_missing_one_asks(tmp_path: Path) -> None:
+    small_corpus(tmp_path / "corpus")
+    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    tree["data"]["tokenizer"] = {"path": str(tmp_path / "corpus" / "tokenizer.json")}  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    assert find_vocabulary(config, Workspace(path=tmp_path / "ws"), None).size == 257
+    tree["data"]["tokenizer"] = {"path": "s3://bucket/tokenizer.json"}  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    with pytest.raises(Mistake, match="--vocab-size"):
+        find_vocabulary(config, Workspace(path=tmp_path / "ws"), None)
+
+
+def test_planning_loads_nothing_heavy() -> None:
+    assert loaded_by("plan", str(CONFIGS / "7b.yaml")) == set()
+    assert loaded_by("plan", str(CONFIGS / "7b.yaml"), "--json") == set()
+
+
+def test_the_verb(tmp_path: Path) -> None:
+    words = ["--gpu", "h100", "--gpus", "128", "--mfu", "0.5", "--price-per-gpu-hour", "3", "train.zero.stage=3"]
+    record = headrace("plan", CONFIGS / "7b.yaml", *words)
+    assert (record["hardware"]["device"]["name"], record["hardware"]["count"]) == ("h100", 128)
+    assert record["cost"] == pytest.approx(record["gpu_hours"] * 3)
+    assert record["chosen_stage"] == 3
+    code, error = failing("plan", CONFIGS / "7b.yaml", "--gpu", "tpu")
+    assert code == 2
+    assert "choose one of b200, h200" in error
