@@ -2,7 +2,8 @@
 
 A document that cannot be used ends in a counted reason; a file that cannot be read to its end fails the build, because
 half a file would be a silently different corpus. A document's id is its record's own, else `file#place` with the byte
-offset of its line or its row number, else, when a whole file is the document, the file's name.
+offset of its line or its row number, else, when a whole file is the document, the file's name. A page of a WARC has
+its record's id, else its URI.
 """
 
 import zlib
@@ -20,6 +21,7 @@ import zstandard
 from data_prep.config import SourceConfig
 from data_prep.errors import DataMistake
 from data_prep.inputs import InputFile, Slice
+from data_prep.web import page_text, warc_pages
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CHUNK_BYTES = 1 << 18
@@ -38,7 +40,7 @@ class Document:
 @dataclass(frozen=True, slots=True)
 class BadDocument:
     reason: str
-    """`not_json`, `no_text` or `not_utf8`."""
+    """`not_json`, `no_text`, `not_utf8`; of web pages `not_html`, `http_error`, `not_decodable`."""
 
 
 def read_slice(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
@@ -82,11 +84,28 @@ def _is_utf8(data: bytes) -> bool:
 
 def _read_text(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
     with _opened(piece.file) as file:
-        data = b"".join(_chunks(piece.file, file)) if piece.file.compression else file.read()
+        data = b"".join(_plain_chunks(piece.file, file))
     try:
         yield Document(piece.file.relative, data.decode(), source.name, {"file": piece.file.relative})
     except UnicodeDecodeError:
         yield BadDocument("not_utf8")
+
+
+def _read_html(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
+    with _opened(piece.file) as file:
+        html = b"".join(_plain_chunks(piece.file, file))
+    yield Document(piece.file.relative, page_text(html), source.name, {"file": piece.file.relative})
+
+
+def _read_warc(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
+    metadata = {"file": piece.file.relative}
+    with _opened(piece.file) as file:
+        for number, page in enumerate(warc_pages(_plain_chunks(piece.file, file))):
+            if isinstance(page, str):
+                yield BadDocument(page)
+            else:
+                text = page_text(page.html, page.charset)
+                yield Document(page.id or f"{piece.file.relative}#{number}", text, source.name, metadata)
 
 
 def _read_parquet(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
@@ -126,6 +145,8 @@ READERS: dict[str, Callable[[Slice, SourceConfig], Iterator[Document | BadDocume
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
     "text": _read_text,
+    "html": _read_html,
+    "warc": _read_warc,
 }
 
 
@@ -205,6 +226,11 @@ def _chunks(file: InputFile, opened: BinaryIO) -> Iterator[bytes]:
             data, member = (member.unused_data, None) if member.eof else (b"", member)
     if member is not None:
         raise EOFError("it ends inside compressed data")
+
+
+def _plain_chunks(file: InputFile, opened: BinaryIO) -> Iterator[bytes]:
+    """The file's bytes, decompressed if need be."""
+    return _chunks(file, opened) if file.compression else iter(lambda: opened.read(CHUNK_BYTES), b"")
 
 
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {

@@ -17,6 +17,9 @@ from data_prep.errors import DataMistake
 COMPRESSIONS = (".gz", ".zst")
 EXPANSION = 4
 """Text from a byte of gzip or zstd, roughly: only the size of units depends on it."""
+WHOLE_KINDS = ("text", "html", "warc")
+"""Files that are read from their beginning to their end by one task."""
+KINDS = {".jsonl": "jsonl", ".html": "html", ".htm": "html", ".warc": "warc"}
 TEXT_SUFFIXES = re.compile(
     r"\.(txt|md|rst|tex|py|pyi|c|h|cc|cpp|hpp|cu|rs|go|java|kt|scala|js|jsx|ts|tsx|rb|php|pl|lua|jl|r|hs|ml|swift|cs"
     r"|sh|sql|css|proto|cmake|mk|toml|yaml|yml|ini|cfg)"
@@ -34,7 +37,7 @@ class InputFile:
     version: str
     """What tells that the file was not changed since: size, time and inode, or the store's own checksum."""
     kind: str
-    """`jsonl`, `parquet` or `text` (the whole file is a document)."""
+    """`jsonl`, `parquet`, `warc`, `html` or `text` (the whole file is a document)."""
     compression: str
     """``, `.gz` or `.zst`."""
 
@@ -91,15 +94,15 @@ def _input_file(filesystem: Any, local: bool, root: str, info: dict[str, Any], w
     suffix = PurePosixPath(relative).suffix.lower()
     compression = suffix if suffix in COMPRESSIONS else ""
     inner = PurePosixPath(relative[: len(relative) - len(compression)]).suffix.lower()
-    if inner == ".jsonl":
-        kind = "jsonl"
+    if inner in KINDS:
+        kind = KINDS[inner]
     elif inner == ".parquet" and not compression:
         kind = "parquet"
     elif TEXT_SUFFIXES.fullmatch(inner):
         kind = "text"
     else:
         raise DataMistake(
-            f"{where}: {relative} has an unknown extension; headrace reads .jsonl, .txt and source files"
+            f"{where}: {relative} has an unknown extension; headrace reads .jsonl, .txt, .html, .warc and source files"
             " (each also as .gz or .zst) and .parquet: narrow the path by a pattern such as **/*.py"
         )
     return InputFile(
@@ -141,7 +144,7 @@ def cut_units(source: int, files: Iterable[InputFile], unit_bytes: int) -> tuple
 def _slices(file: InputFile, unit_bytes: int) -> Iterator[tuple[Slice, int]]:
     """(slice, size in bytes) pairs that cover the file."""
     size = file.size_bytes * (EXPANSION if file.compression else 1)
-    if size <= unit_bytes or file.compression or file.kind == "text":
+    if size <= unit_bytes or file.compression or file.kind in WHOLE_KINDS:
         yield Slice(file=file), size
     elif file.kind == "jsonl":
         for start in range(0, size, unit_bytes):
