@@ -222,10 +222,9 @@ def find_phones(text: str, regions: Sequence[Region]) -> Iterable[tuple[int, int
         candidate = match[0]
         if candidate.isdigit() or DATE.match(candidate):
             continue
-        if not candidate[1:].isdigit() or len(candidate) >= LEAST_BARE:
-            found = _phone_in(candidate, regions)
-            if found:
-                yield match.start() + found[0], match.start() + found[1]
+        found = _phone_in(candidate, regions)
+        if found:
+            yield match.start() + found[0], match.start() + found[1]
 
 
 def _phone_in(candidate: str, regions: Sequence[Region]) -> tuple[int, int] | None:
@@ -233,6 +232,8 @@ def _phone_in(candidate: str, regions: Sequence[Region]) -> tuple[int, int] | No
 
     for region in (None,) if candidate[0] == "+" else regions:
         for found in phonenumbers.PhoneNumberMatcher(candidate, region, leniency=phonenumbers.Leniency.STRICT_GROUPING):
+            if found.raw_string[1:].isdigit() and len(found.raw_string) < LEAST_BARE:
+                return None
             if any(map(str.isdigit, candidate[: found.start])):
                 return None  # "0.6502530000" is no phone number behind its point
             unpaired = candidate[found.start] == "(" and ")" not in found.raw_string
