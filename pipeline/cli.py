@@ -232,6 +232,48 @@ def program() -> str:
 
 
 @app.command()
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            help="b200, h200, h100, a100, a100-40gb or cpu.", show_default="h200, or cpu where no GPU is asked"
+        ),
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="the config's ranks")] = None,
+    mfu: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the peak to assume, 12LHT convention.", min=0.001, max=1, show_default="the GPU's usual"
+        ),
+    ] = None,
+    price_per_gpu_hour: Annotated[float | None, typer.Option(help="For the cost.", min=0, show_default="none")] = None,
+    vocab_size: Annotated[
+        int | None, typer.Option(help="Tokens in the vocabulary.", min=1, show_default="the corpus's or tokenizer's")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would take before anything is submitted: parameters, memory at each ZeRO stage, time, cost."""
+    from pipeline.config import load_config
+    from pipeline.plan.estimate import make_plan, record_of
+    from pipeline.plan.hardware import hardware_for
+    from pipeline.plan.vocabulary import find_vocabulary
+    from pipeline.workspace import Workspace
+
+    run = load_config(config, overrides or ())
+    hardware = hardware_for(run, gpu=gpu, count=gpus, mfu=mfu, price_per_gpu_hour=price_per_gpu_hour)
+    vocabulary = find_vocabulary(run, Workspace(path=Path(run.workspace).absolute()), vocab_size)
+    planned = make_plan(run, vocabulary, hardware)
+    if as_json:
+        show(record_of(planned), "", as_json=True)
+    else:
+        from pipeline.plan.table import render
+
+        print(render(planned, colour=sys.stdout.isatty()))
+
+
+@app.command()
 def submit(
     config: Config,
     overrides: Overrides = None,
