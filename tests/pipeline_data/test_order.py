@@ -100,6 +100,7 @@ def test_batch_digest_tells_steps_seeds_and_corpora_apart() -> None:
     assert an_order().batch_digest(3, 32) == an_order().batch_digest(3, 32)
 
 
+@settings(deadline=None)
 @given(sequences=st.integers(1, 400), per_shard=st.integers(1, 60), seed=st.integers(0, 2**32), epoch=st.integers(0, 9))
 def test_a_source_finds_the_position_of_each_sequence(sequences: int, per_shard: int, seed: int, epoch: int) -> None:
     order = SourceOrder(num_sequences=sequences, sequences_per_shard=per_shard, key=key_of(seed))
@@ -107,7 +108,7 @@ def test_a_source_finds_the_position_of_each_sequence(sequences: int, per_shard:
     assert (order.position_of(*order.locate(position), epoch) == position).all()
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(weights=WEIGHTS, seed=st.integers(0, 2**32), first=st.integers(0, 2**44))
 def test_a_mixture_finds_each_position_again(weights: tuple[float, ...], seed: int, first: int) -> None:
     mixture = Mixture(weights=weights, key=seed)
@@ -115,6 +116,7 @@ def test_a_mixture_finds_each_position_again(weights: tuple[float, ...], seed: i
     assert (mixture.position_of(*mixture.locate(position)) == position).all()
 
 
+@settings(deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     sizes=st.lists(st.tuples(st.integers(1, 10**9), st.integers(1, 10**6)), min_size=1, max_size=4),
