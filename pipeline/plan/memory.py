@@ -125,14 +125,18 @@ def state_bytes(
         )
     early = flat if count > REDUCE_BUCKET else 0  # a full bucket is reduced while backward goes on
     gathered = element * min(count, MAX_LIVE_PARAMETERS) if stage == 3 else 0
-    in_fp32 = 4 * in_bucket // world_size if stage == 3 and precision == "bf16" else 4 * parameters.largest
-    by_gloo = flat if stage == 3 and not gpu else 0  # its reduce-scatter works on a copy
+    if stage == 2:  # tensor by tensor to fp32; the bucket is gone when the optimizer steps
+        update = max(bucket + flat + 4 * parameters.largest, 4 * share)
+    else:
+        by_gloo = 0 if gpu else flat  # its reduce-scatter works on a copy
+        in_fp32 = 4 * in_bucket // world_size if precision == "bf16" else 0
+        update = bucket + max(by_gloo + max(flat, in_fp32), 4 * share)
     return States(
         weights=element * (share if stage == 3 else count),
         gradients=4 * share,
         optimizer=12 * share,
         held=bucket + gathered + early,
-        update=bucket + max(flat + by_gloo + in_fp32, 4 * share),
+        update=update,
     )
 
 

@@ -1,0 +1,68 @@
+"""What a DeepSpeed engine of one rank holds, in bytes, as the tests start it: engine_memory.py STAGE PRECISION.
+
+`resting`: all live tensors between two steps. `added`: the most that a step adds, of allocations too large to be
+activations. DeepSpeed's bucket of a fixed 500 million elements counts as what is written of it: at most the model.
+"""
+
+import gc
+import json
+import os
+import sys
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from cluster.world import world_from_env
+from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
+from pipeline.model.decoder import build
+from pipeline.plan.memory import ELEMENT_BYTES, REDUCE_BUCKET
+from pipeline.train.engine import join_world, start_engine, train_step
+
+MODEL = ModelConfig(layers=4, width=256, heads=4, kv_heads=2)
+VOCAB_SIZE = 2000
+
+
+def main(stage: str, precision: str) -> None:
+    train = TrainConfig(
+        tokens=1,
+        global_batch_size=2,
+        micro_batch_size=1,
+        optimizer=OptimizerConfig(lr=1e-3),
+        zero=ZeroConfig(stage=int(stage)),  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+    )
+    world = world_from_env(os.environ)
+    join_world(world)
+    model = build(MODEL, VOCAB_SIZE, 0, seed=0)
+    bucket = ELEMENT_BYTES[precision] * REDUCE_BUCKET
+    written = ELEMENT_BYTES[precision] * sum(parameter.numel() for parameter in model.parameters())
+    engine = start_engine(model, train, world)
+    batch = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 1, 8))
+    train_step(engine, batch, 0)
+    resting = sum(size if size < bucket else written for size in live_tensors().values())
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train_step(engine, batch, 0)
+    live = peak = 0
+    events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        size = event.nbytes()
+        live += size if abs(size) < bucket else written * (1 if size > 0 else -1)
+        peak = max(peak, live)
+    print(json.dumps({"model": asdict(MODEL), "vocab_size": VOCAB_SIZE, "resting": resting, "added": peak}))
+
+
+def live_tensors() -> dict[int, int]:
+    """Address -> bytes of every storage that Python can reach."""
+    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # looking at some objects warns that they are deprecated
+        tensors = [item for item in gc.get_objects() if isinstance(item, torch.Tensor) and item.device.type == "cpu"]
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

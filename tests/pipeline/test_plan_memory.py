@@ -1,0 +1,133 @@
+"""The plan against the real thing: parameters, FLOPs, what autograd saves, what an engine holds, what a save writes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.config import ModelConfig, load_config
+from pipeline.model.decoder import Decoder, build, next_token_loss
+from pipeline.plan.memory import activation_bytes, checkpoint_bytes, logit_bytes, state_bytes
+from pipeline.plan.shape import count_parameters, flops_per_token
+from pipeline.train.checkpoint import read_checkpoint
+from tests.train.small_runs import config_tree, run_ranks, small_corpus, write_config
+
+Precision = Literal["fp32", "bf16"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+MULTI_HEAD = ModelConfig(layers=3, width=64, heads=4)
+SHAPES = {
+    "multi-head": MULTI_HEAD,
+    "grouped-query": replace(MULTI_HEAD, kv_heads=2),
+    "one key head, tied": replace(MULTI_HEAD, kv_heads=1, tie_embeddings=True),
+    "wide MLP": replace(MULTI_HEAD, layers=1, mlp_width=1000),
+}
+shapes = pytest.mark.parametrize("model", SHAPES.values(), ids=SHAPES.keys())
+B, T, V = 2, 128, 1000
+
+
+@shapes
+def test_parameters_are_exactly_the_modules(model: ModelConfig) -> None:
+    with torch.device("meta"):
+        module = Decoder(model, V, 0)
+    planned, sizes = count_parameters(model, V), [parameter.numel() for parameter in module.parameters()]
+    assert planned.total == sum(sizes)
+    assert planned.largest == max(sizes)
+    assert planned.non_embedding == sum(parameter.numel() for parameter in module.blocks.parameters()) + model.width
+
+
+@shapes
+def test_flops_are_three_times_those_that_torch_counts_forward(model: ModelConfig) -> None:
+    """Backward is twice forward by convention; torch counts all T × T positions, as `full` does."""
+    with torch.device("meta"):
+        module = Decoder(model, V, 0)
+        with FlopCounterMode(display=False) as counter:
+            module(torch.zeros(B, T, dtype=torch.int64))
+    flops = flops_per_token(model, V, T)
+    assert flops.full * B * T == 3 * counter.get_total_flops()
+    assert flops.full - flops.causal == 6 * model.layers * model.width * T
+
+
+def some_tokens() -> torch.Tensor:
+    tokens = torch.randint(1, V, (B, T), generator=torch.Generator().manual_seed(0))
+    tokens[:, ::17] = 0
+    return tokens
+
+
+@shapes
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_are_what_autograd_saves(model: ModelConfig, precision: Precision) -> None:
+    module = build(model, V, 0, seed=0).to(DTYPES[precision])
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    saved: dict[int, torch.Tensor] = {}  # by storage; kept alive, so that no address is used twice
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            saved[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        next_token_loss(module(some_tokens()), some_tokens(), 0)
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+    planned = activation_bytes(model, B, T, precision, gpu=False) + logit_bytes(B, T, V)
+    assert planned == pytest.approx(measured, rel=0.002)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_activations_and_logits_are_the_peak_of_forward_and_backward(precision: Precision) -> None:
+    """Of all that the CPU allocator gives out, byte for byte, in a micro-batch that finds its gradients there."""
+    model, tokens = SHAPES["grouped-query"], some_tokens()
+    module = build(model, V, 0, seed=0).to(DTYPES[precision])
+    next_token_loss(module(tokens), tokens, 0).backward()  # type: ignore[no-untyped-call]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        next_token_loss(module(tokens), tokens, 0).backward()  # type: ignore[no-untyped-call]
+    events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    live = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    planned = activation_bytes(model, B, T, precision, gpu=False) + 3 * logit_bytes(B, T, V)
+    assert planned == pytest.approx(peak, rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_states_are_what_a_live_engine_holds(stage: Literal[0, 1, 2, 3], precision: Precision) -> None:
+    """At its fullest moment, with activations too small to matter: 8 positions."""
+    script = Path(__file__).with_name("engine_memory.py")
+    out = subprocess.run(
+        [sys.executable, str(script), str(stage), precision],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    ).stdout
+    found = json.loads(out.splitlines()[-1])
+    model, vocab_size = ModelConfig(**found["model"]), found["vocab_size"]
+    planned = state_bytes(model, vocab_size, stage, precision, 1, gpu=False)
+    peak = planned.weights + planned.gradients + planned.optimizer + planned.update
+    assert peak == pytest.approx(found["resting"] + found["added"], rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), [(0, "bf16"), (1, "fp32"), (1, "bf16"), (3, "bf16")])
+def test_a_checkpoint_is_as_large_as_planned(tmp_path: Path, stage: Literal[0, 1, 2, 3], precision: Precision) -> None:
+    manifest = small_corpus(tmp_path / "corpus")
+    tree = config_tree(tmp_path / "ws", steps=2, every_steps=2, stage=stage, ranks=1)
+    tree["model"] = {"layers": 2, "width": 192, "heads": 4}
+    path = write_config(tmp_path / "run.yaml", tree)
+    run_ranks(path, tmp_path / "corpus", f"train.precision={precision}", ranks=1)
+    checkpoint = read_checkpoint(tmp_path / "ws/runs/small/checkpoints/step-00000002")
+    measured = sum(file.size_bytes for file in checkpoint.files.values())
+    planned = checkpoint_bytes(load_config(path).model, manifest.vocab_size, stage, precision)
+    assert planned == pytest.approx(measured, rel=0.03)
