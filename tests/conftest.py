@@ -8,7 +8,6 @@ from hypothesis import settings
 
 from tests.labs import ray_cluster, short_folder, slurm_lab, why_no_slurm
 
-
 # A loaded machine is no failure: how fast something is, benchmarks say.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
