@@ -49,6 +49,12 @@ class ModelConfig:
     arch: Literal["decoder"] = "decoder"
     """The only architecture so far."""
 
+    @property
+    def mlp_hidden(self) -> int:
+        """The SwiGLU layer's hidden size as built. 8/3 × width makes its three matrices cost what a plain MLP's two of
+        4 × width do (Shazeer, 2020)."""
+        return self.mlp_width or -(-(8 * self.width) // (3 * 64)) * 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:

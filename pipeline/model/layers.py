@@ -13,11 +13,6 @@ from torch import Tensor, nn
 from pipeline.config import ModelConfig
 
 
-def mlp_width(config: ModelConfig) -> int:
-    """8/3 × width, so that SwiGLU's three matrices cost what a plain MLP's two of 4 × width do (Shazeer, 2020)."""
-    return config.mlp_width or -(-(8 * config.width) // (3 * 64)) * 64
-
-
 def rotary(length: int, head_size: int, theta: float, device: torch.device, *, first: int = 0) -> tuple[Tensor, Tensor]:
     """cos and sin, each (T, C/2) in fp32, of rotary position embedding (Su et al., 2021) at positions from `first`.
 
@@ -95,7 +90,7 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        hidden = mlp_width(config)
+        hidden = config.mlp_hidden
         self.gate = nn.Linear(config.width, hidden, bias=False)
         self.up = nn.Linear(config.width, hidden, bias=False)
         self.down = nn.Linear(hidden, config.width, bias=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config import ModelConfig, TrainConfig
-from pipeline.plan.shape import count_parameters, key_value_width, mlp_width
+from pipeline.plan.shape import count_parameters, key_value_width
 
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
@@ -80,7 +80,7 @@ def activation_bytes(
     log_sum_exp = 4 * tokens * model.heads
     mask = micro_batch_size * sequence_length**2 * element
     attention = qkv_input + query + keys_and_values + attention_output + log_sum_exp + mask + out_input
-    mlp = mlp_input + 4 * tokens * mlp_width(model) * element  # gate, silu(gate), up and their product
+    mlp = mlp_input + 4 * tokens * model.mlp_hidden * element  # gate, silu(gate), up and their product
     rotary = 4 * sequence_length * (model.width // model.heads)
     head = norm + wide + 2 * 8 * tokens  # the last norm, the output layer's input, tokens and targets
     return model.layers * (2 * norm + attention + mlp) + head + rotary

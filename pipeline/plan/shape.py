@@ -45,18 +45,13 @@ class Flops:
     full: int
 
 
-def mlp_width(model: ModelConfig) -> int:
-    """Hidden size of the MLP; the same rule as `pipeline.model.layers.mlp_width`, which imports torch."""
-    return model.mlp_width or -(-(8 * model.width) // (3 * 64)) * 64
-
-
 def key_value_width(model: ModelConfig) -> int:
     """Width of all key heads of a layer together, and of all value heads."""
     return model.width // model.heads * (model.kv_heads or model.heads)
 
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> Parameters:
-    width, hidden = model.width, mlp_width(model)
+    width, hidden = model.width, model.mlp_hidden
     attention = 2 * width * width + 2 * width * key_value_width(model)
     return Parameters(
         embedding=vocab_size * width,
