@@ -451,6 +451,11 @@ def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
         if as_json:
             print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a lost mount: the system's own words, and what is safe
+        if debug:
+            raise
+        print(f"headrace: {error}; what was recorded as complete is intact, mend it and run again", file=sys.stderr)
+        sys.exit(3)
     except KeyboardInterrupt:
         print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cluster.world import World
@@ -17,7 +18,21 @@ from pipeline.train.checkpoint import ENGINE_TAG, RECORD_NAME, WEIGHTS_NAME, Che
 
 
 def save(engine: Any, folder: Path, checkpoint: Checkpoint, world: World) -> Checkpoint:
-    """Commits the training state as `step-N/` in the folder. Gives the record as stored, on every rank."""
+    """Commits the training state as `step-N/` in the folder. Gives the record as stored, on every rank.
+
+    Raises PipelineError if it cannot be written, as on a full disk; checkpoints that are there already are not touched.
+    """
+    try:
+        return _save(engine, folder, checkpoint, world)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer turns a full disk into RuntimeError
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise PipelineError(
+            f"{folder}: the checkpoint of step {checkpoint.step} could not be written ({why}); is the disk full? "
+            "Free some space and run again: those before it are intact"
+        ) from error
+
+
+def _save(engine: Any, folder: Path, checkpoint: Checkpoint, world: World) -> Checkpoint:
     staging = folder / f".step-{checkpoint.step:08d}.saving"
     if world.rank == 0:
         shutil.rmtree(staging, ignore_errors=True)  # left by a crash inside a save

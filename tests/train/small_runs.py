@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -82,8 +83,10 @@ def write_config(path: Path, tree: dict[str, object]) -> Path:
     return path
 
 
-def start_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> subprocess.Popen[str]:
-    """Starts torchrun over the ranks of one run. Its output is one pipe."""
+def start_ranks(
+    config: Path, corpus: Path, *overrides: str, ranks: int = 2, before: Callable[[], None] | None = None
+) -> subprocess.Popen[str]:
+    """Starts torchrun over the ranks of one run. Its output is one pipe. `before` is called in the new process first."""
     launch = [
         "-m",
         "torch.distributed.run",
@@ -98,6 +101,7 @@ def start_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> 
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=before,
     )
 
 

@@ -1,6 +1,7 @@
 """A checkpoint is what its record says, file by file, or it is refused by name."""
 
 import random
+import resource
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from pipeline.errors import CorruptCheckpoint
 from pipeline.train.checkpoint import RECORD_NAME, newest_good, steps_saved, verify_checkpoint
-from tests.train.small_runs import config_tree, run_ranks, small_corpus, write_config
+from tests.train.small_runs import config_tree, run_ranks, small_corpus, start_ranks, write_config
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,28 @@ def harm(path: Path, how: str) -> None:
     else:
         data[random.Random(path.name).randrange(len(data))] ^= 1
         path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_a_save_that_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: Path) -> None:
+    """As on a full disk: the second start may write no file over 100 kB, which a checkpoint needs."""
+    small_corpus(tmp_path / "corpus")
+    tree = config_tree(tmp_path / "ws", steps=4, every_steps=2, ranks=1)
+    config = write_config(tmp_path / "run.yaml", tree)
+    run_ranks(config, tmp_path / "corpus", ranks=1)
+    checkpoints = tmp_path / "ws/runs/small/checkpoints"
+    shutil.rmtree(checkpoints / "step-00000004")
+
+    process = start_ranks(
+        config, tmp_path / "corpus", ranks=1, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
+    )
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "the checkpoint of step 4 could not be written" in output
+    assert steps_saved(checkpoints) == [0, 2]
+    verify_checkpoint(checkpoints / "step-00000002")
+    run_ranks(config, tmp_path / "corpus", ranks=1)
+    assert steps_saved(checkpoints) == [0, 2, 4]
 
 
 @pytest.mark.slow
