@@ -1,6 +1,7 @@
 """What a finished run came to, gathered from its records for `pipeline.monitor.summary` to draw."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from data_prep.files import plain
@@ -93,8 +94,14 @@ def promoted(config: RunConfig, workspace: Workspace) -> Promoted | None:
     return Promoted(
         alias=f"{config.promote.model}@{alias.name}",
         step=alias.checkpoint.step,
-        checkpoint=str(workspace.path / alias.checkpoint.path),
+        checkpoint=from_here(workspace.path / alias.checkpoint.path),
         digest=alias.checkpoint.digest,
         generation=alias.generation,
         why=moved[0].decision.why() if moved and moved[0].decision else "",
     )
+
+
+def from_here(path: Path) -> str:
+    """The path as one would type it: relative to the current folder if it lies inside."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
