@@ -52,7 +52,7 @@ def main() -> None:
                 return sum(loader.batch(step).shape[1] for step in range(steps))
 
         def theirs() -> int:
-            samples = webdataset.WebDataset(urls, shardshuffle=False).decode().map(as_tokens).batched(BATCH)
+            samples = webdataset.WebDataset(urls, shardshuffle=False).map(as_tokens).batched(BATCH)
             return sum(len(batch) for batch in samples)
 
         def mmap() -> int:
