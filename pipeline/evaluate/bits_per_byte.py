@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from pipeline.evaluate.report import DocumentScore
+from pipeline.evaluate.report import DocumentScore, finite_or_none
 from pipeline.model.decoder import IGNORE, Decoder
 
 SCORER_VERSION = "bits-per-byte-1"
@@ -69,7 +69,7 @@ def score_documents(
         DocumentScore(
             id=document.id,
             source=document.source,
-            nll_bits=nll / math.log(2) if math.isfinite(nll) else None,
+            nll_bits=finite_or_none(nll / math.log(2)),
             num_bytes=document.num_bytes,
             num_tokens=len(document.tokens),
         )
