@@ -1,4 +1,6 @@
-"""Readers: from a slice of a file to documents.
+"""Readers: from slices of files to batches of documents.
+
+    slices -> chunks of bytes -> whole lines, rows, pages, files -> DocumentBatch, each of about so many bytes
 
 A document that cannot be used ends in a counted reason; a file that cannot be read to its end fails the build, because
 half a file would be a silently different corpus. A document's id is its record's own, else `file#place` with the byte
@@ -7,109 +9,109 @@ its record's id, else its URI.
 """
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from itertools import chain
+from typing import Any
 
-import fsspec
-import orjson
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
 from data_prep.config import SourceConfig
 from data_prep.errors import DataMistake
+from data_prep.fetch import RangeFile, read_chunks, reading
 from data_prep.inputs import InputFile, Slice
+from data_prep.jsonl import id_of, is_utf8, read_lines
+from data_prep.remote import is_local
+from data_prep.texts import Texts, texts_from_arrow, texts_of
 from data_prep.web import page_text, warc_pages
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-CHUNK_BYTES = 1 << 18
-"""Compressed bytes read at a time: at a ratio of 100, 26 MB of text in memory."""
+BATCH_BYTES = 16_000_000
+PACKED_BYTES = 1 << 17
+"""Compressed bytes unpacked at a time: at a ratio of 100, 13 MB of text in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    id: str
-    text: str
-    source: str
-    metadata: Mapping[str, str]
-    """Where it comes from: `file`."""
+class DocumentBatch:
+    ids: list[str]
+    texts: Texts
+    """As UTF-8, one for each id."""
+    bad: Counter[str]
+    """Reason -> how many others there were: `not_json`, `no_text`, `not_utf8`; of web pages `not_html`, `http_error`,
+    `not_decodable`."""
 
 
-@dataclass(frozen=True, slots=True)
-class BadDocument:
-    reason: str
-    """`not_json`, `no_text`, `not_utf8`; of web pages `not_html`, `http_error`, `not_decodable`."""
+def read_batches(
+    pieces: Iterable[Slice], source: SourceConfig, batch_bytes: int = BATCH_BYTES
+) -> Iterator[DocumentBatch]:
+    """All documents of the slices, in order, in batches of at most `batch_bytes` of text or of one reader's step.
+
+    Raises DataMistake, naming the file, if one cannot be read to its end, DataError if its store keeps failing.
+    """
+    held: list[DocumentBatch] = []
+    held_bytes = 0
+    for part in (part for piece in pieces for part in _read(piece, source)):
+        size = len(part.texts.data)
+        if held and held_bytes + size > batch_bytes:
+            yield _joined(held)
+            held, held_bytes = [], 0
+        held.append(part)
+        held_bytes += size
+    if held:
+        yield _joined(held)
 
 
-def read_slice(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
-    """All documents of the slice, in order. Raises DataMistake, naming the file, if it cannot be read to its end."""
-    return READERS[piece.file.kind](piece, source)
+def _read(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+    with reading(piece.file):
+        yield from READERS[piece.file.kind](piece, source)
 
 
-def _read_jsonl(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
+def _joined(parts: Sequence[DocumentBatch]) -> DocumentBatch:
+    if len(parts) == 1:
+        return parts[0]
+    sizes = np.concatenate([part.texts.sizes for part in parts])
+    data = np.concatenate([part.texts.data for part in parts])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    bad = sum((part.bad for part in parts), Counter[str]())
+    return DocumentBatch([name for part in parts for name in part.ids], Texts(data, offsets), bad)
+
+
+def _one(name: str, text: bytes) -> DocumentBatch:
+    return DocumentBatch([name], texts_of([text]), Counter())
+
+
+def _none(*reasons: str) -> DocumentBatch:
+    return DocumentBatch([], texts_of([]), Counter(reasons))
+
+
+def _read_jsonl(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
     """A line belongs to the slice in which it begins. Lines of white space are no documents."""
-    metadata = {"file": piece.file.relative}
-    for offset, line in _lines(piece):
-        line = line.removeprefix(BYTE_ORDER_MARK) if offset == 0 else line
-        if line and not line.isspace():
-            yield _from_line(line, f"{piece.file.relative}#{offset}", source, metadata)
+    for offset, block in _line_blocks(piece):
+        yield DocumentBatch(*read_lines(block, offset, piece.file.relative, source.text_field, source.id_field))
 
 
-def _from_line(line: bytes, place: str, source: SourceConfig, metadata: dict[str, str]) -> Document | BadDocument:
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return BadDocument("not_json" if _is_utf8(line) else "not_utf8")
-    text = record.get(source.text_field) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        return BadDocument("no_text")
-    return Document(_id_or(record.get(source.id_field), place), text, source.name, metadata)
+def _read_text(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+    data = b"".join(_plain_chunks(piece.file))
+    yield _one(piece.file.relative, data) if is_utf8(data) else _none("not_utf8")
 
 
-def _id_or(value: Any, place: str) -> str:
-    if isinstance(value, str) and value:
-        return value
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else place
+def _read_html(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+    yield _one(piece.file.relative, page_text(b"".join(_plain_chunks(piece.file))).encode())
 
 
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _read_warc(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+    for number, page in enumerate(warc_pages(_plain_chunks(piece.file))):
+        if isinstance(page, str):
+            yield _none(page)
+        else:
+            yield _one(page.id or f"{piece.file.relative}#{number}", page_text(page.html, page.charset).encode())
 
 
-def _read_text(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
-    with _opened(piece.file) as file:
-        data = b"".join(_plain_chunks(piece.file, file))
-    try:
-        yield Document(piece.file.relative, data.decode(), source.name, {"file": piece.file.relative})
-    except UnicodeDecodeError:
-        yield BadDocument("not_utf8")
-
-
-def _read_html(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
-    with _opened(piece.file) as file:
-        html = b"".join(_plain_chunks(piece.file, file))
-    yield Document(piece.file.relative, page_text(html), source.name, {"file": piece.file.relative})
-
-
-def _read_warc(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
-    metadata = {"file": piece.file.relative}
-    with _opened(piece.file) as file:
-        for number, page in enumerate(warc_pages(_plain_chunks(piece.file, file))):
-            if isinstance(page, str):
-                yield BadDocument(page)
-            else:
-                text = page_text(page.html, page.charset)
-                yield Document(page.id or f"{piece.file.relative}#{number}", text, source.name, metadata)
-
-
-def _read_parquet(piece: Slice, source: SourceConfig) -> Iterator[Document | BadDocument]:
-    metadata = {"file": piece.file.relative}
+def _read_parquet(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
     with open_parquet(piece.file) as parquet:
         names = parquet.schema_arrow.names
         if source.text_field not in names:
@@ -117,31 +119,60 @@ def _read_parquet(piece: Slice, source: SourceConfig) -> Iterator[Document | Bad
                 f"{piece.file.url} has no column {source.text_field!r} but {', '.join(names)};"
                 f" set sources.{source.name}.text_field"
             )
-        columns = [source.text_field] + [source.id_field] * (source.id_field in names)
         groups = range(piece.start, parquet.metadata.num_row_groups if piece.end < 0 else piece.end)
         row = sum(parquet.metadata.row_group(i).num_rows for i in range(piece.start))
-        for batch in parquet.iter_batches(batch_size=256, row_groups=list(groups), columns=columns):
-            try:
-                texts = batch[source.text_field].to_pylist()
-                ids = batch[source.id_field].to_pylist() if len(columns) == 2 else [None] * len(texts)
-            except UnicodeDecodeError:
-                texts = batch[source.text_field].cast(pa.large_binary()).to_pylist()
-                ids = batch[source.id_field].to_pylist() if len(columns) == 2 else [None] * len(texts)
-            for value, document_id in zip(texts, ids, strict=True):
-                place = f"{piece.file.relative}#{row}"
-                row += 1
-                if isinstance(value, bytes):
-                    if not _is_utf8(value):
-                        yield BadDocument("not_utf8")
-                        continue
-                    value = value.decode()
-                if not isinstance(value, str):
-                    yield BadDocument("no_text")
-                else:
-                    yield Document(_id_or(document_id, place), value, source.name, metadata)
+        columns = list({source.text_field, source.id_field} & set(names))
+        steps = parquet.iter_batches(_rows_at_a_time(parquet, groups), row_groups=list(groups), columns=columns)
+        for step in steps:
+            ids = step[source.id_field] if source.id_field in columns else pa.nulls(len(step))
+            yield _rows(step[source.text_field], _values(ids), f"{piece.file.relative}#", row)
+            row += len(step)
 
 
-READERS: dict[str, Callable[[Slice, SourceConfig], Iterator[Document | BadDocument]]] = {
+def _rows_at_a_time(parquet: Any, groups: range) -> int:
+    """Rows of about a megabyte, by the mean size of a row."""
+    metadata = [parquet.metadata.row_group(i) for i in groups]
+    size, rows = sum(one.total_byte_size for one in metadata), sum(one.num_rows for one in metadata)
+    return max(1, int(rows) * PARQUET_BYTES // max(int(size), 1))
+
+
+def _values(ids: pa.Array) -> list[Any]:
+    try:
+        return list(ids.to_pylist())
+    except UnicodeDecodeError:
+        return [one and one.decode(errors="replace") for one in ids.cast(pa.large_binary()).to_pylist()]
+
+
+def _rows(texts: pa.Array, ids: list[Any], place: str, row: int) -> DocumentBatch:
+    """The rows that have a text, and how many have none."""
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
+    if not any(is_text(texts.type) for is_text in TEXT_TYPES):
+        return _none(*["no_text"] * len(texts))
+    texts = texts.cast(pa.large_binary())
+    kept = np.asarray(texts.is_valid())
+    bad = Counter({"no_text": len(texts) - int(kept.sum())})
+    try:
+        texts.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        wrong = np.array([text is not None and not is_utf8(text) for text in texts.to_pylist()])
+        bad["not_utf8"] = int(wrong.sum())
+        kept &= ~wrong
+    names = [id_of(one) or f"{place}{row + i}" for i, one in enumerate(ids) if kept[i]]
+    return DocumentBatch(names, texts_from_arrow(texts.filter(pa.array(kept))), +bad)
+
+
+TEXT_TYPES = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+PARQUET_BYTES = 1 << 20
+READERS: dict[str, Callable[[Slice, SourceConfig], Iterator[DocumentBatch]]] = {
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
     "text": _read_text,
@@ -151,71 +182,74 @@ READERS: dict[str, Callable[[Slice, SourceConfig], Iterator[Document | BadDocume
 
 
 @contextmanager
-def _reading(file: InputFile) -> Iterator[None]:
-    """Turns what a missing, cut or damaged file raises into one line that names it."""
-    try:
-        yield
-    except (EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
-        what = " ".join(str(error).split())
-        raise DataMistake(f"{file.url} is cut off or damaged ({what}); fetch it again or take it out") from error
-    except OSError as error:
-        raise DataMistake(f"{file.url} cannot be read: {error.strerror or error}; check that it exists") from error
-
-
-@contextmanager
-def _opened(file: InputFile) -> Iterator[BinaryIO]:
-    with _reading(file), fsspec.open(file.url, "rb") as opened:
-        yield opened
-
-
-@contextmanager
 def open_parquet(file: InputFile) -> Iterator[Any]:
-    """The file as a `pyarrow.parquet.ParquetFile`; DataMistake if it is none."""
-    with _opened(file) as opened, pq.ParquetFile(opened) as parquet:
+    """The file as a `pyarrow.parquet.ParquetFile`; within `reading`, which names it if it is none."""
+    with pq.ParquetFile(file.url if is_local(file.url) else pa.PythonFile(RangeFile(file), "r")) as parquet:
         yield parquet
 
 
-def _lines(piece: Slice) -> Iterator[tuple[int, bytes]]:
-    """(byte offset, line) of the lines that begin in the slice; in compressed files, offsets into the text."""
-    with _opened(piece.file) as file:
-        if piece.file.compression:
-            yield from _split_lines(_chunks(piece.file, file))
+def _line_blocks(piece: Slice) -> Iterator[tuple[int, bytes]]:
+    """(byte offset, whole lines) of the lines that begin in the slice; in compressed files, offsets into the text."""
+    if piece.file.compression:
+        return _whole_lines(_unpacked(piece.file), 0)
+    end = piece.file.size_bytes if piece.end < 0 else piece.end
+    if piece.start >= end:
+        return iter(())
+    before = max(piece.start - 1, 0)
+    chunks = _to_line_end(read_chunks(piece.file, before, end), before, end)
+    if piece.start:  # a line that began before is the former slice's
+        chunks, before = _behind_first_line(chunks, before)
+    return _whole_lines(chunks, before)
+
+
+def _to_line_end(chunks: Iterator[bytes], offset: int, end: int) -> Iterator[bytes]:
+    """Chunks that begin at a byte offset, up to the end of the line that holds the byte before `end`."""
+    for chunk in chunks:
+        if offset + len(chunk) >= end and (newline := chunk.find(b"\n", max(0, end - 1 - offset)) + 1):
+            yield chunk[:newline]
             return
-        if piece.start:  # a line that began before is the former slice's
-            file.seek(piece.start - 1)
-            offset = piece.start - 1 + len(file.readline())
-        else:
-            offset = 0
-        end = piece.file.size_bytes if piece.end < 0 else piece.end
-        while offset < end and (line := file.readline()):
-            yield offset, line
-            offset += len(line)
+        yield chunk
+        offset += len(chunk)
 
 
-def _split_lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines of a stream. A line over many chunks is joined once: 100 MB on one line cost what many short ones do."""
-    offset = 0
+def _behind_first_line(chunks: Iterator[bytes], offset: int) -> tuple[Iterator[bytes], int]:
+    """The chunks without their first line, and the offset of what is left."""
+    for chunk in chunks:
+        if newline := chunk.find(b"\n") + 1:
+            return chain([chunk[newline:]], chunks), offset + newline
+        offset += len(chunk)
+    return chunks, offset
+
+
+def _whole_lines(chunks: Iterator[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
+    """(offset, whole lines). A line over many chunks is joined once: one of 100 MB costs what many short ones do."""
     begun: list[bytes] = []
     for chunk in chunks:
-        first, *others = chunk.split(b"\n")
-        begun.append(first)
-        for other in others:
-            line = b"".join(begun)
-            if line:
-                yield offset, line
-            offset += len(line) + 1
-            begun = [other]
-    if line := b"".join(begun):
-        yield offset, line
+        newline = chunk.rfind(b"\n") + 1
+        if newline:
+            block = b"".join((*begun, chunk[:newline]))
+            yield offset, block
+            offset += len(block)
+            begun = []
+        begun.append(chunk[newline:])
+    if last := b"".join(begun):
+        yield offset, last
 
 
-def _chunks(file: InputFile, opened: BinaryIO) -> Iterator[bytes]:
-    """The decompressed bytes of a .gz or .zst file of one or more members. Raises EOFError if the last one is cut off.
+def _plain_chunks(file: InputFile) -> Iterator[bytes]:
+    """The file's bytes, unpacked if need be."""
+    return _unpacked(file) if file.compression else read_chunks(file)
+
+
+def _unpacked(file: InputFile) -> Iterator[bytes]:
+    """The unpacked bytes of a .gz or .zst file of one or more members. Raises EOFError if the last one is cut off.
 
     Not `zstandard.stream_reader`: it takes a cut file for a short one without a word.
     """
     member: Any = None
-    while data := opened.read(CHUNK_BYTES):
+    if not file.size_bytes:
+        raise EOFError("it is empty, which no packed file is")
+    for data in _pieces(read_chunks(file)):
         while data:
             if member is None:
                 data = data.lstrip(b"\0") if file.compression == ".gz" else data  # gzip allows zeros between members
@@ -228,9 +262,8 @@ def _chunks(file: InputFile, opened: BinaryIO) -> Iterator[bytes]:
         raise EOFError("it ends inside compressed data")
 
 
-def _plain_chunks(file: InputFile, opened: BinaryIO) -> Iterator[bytes]:
-    """The file's bytes, decompressed if need be."""
-    return _chunks(file, opened) if file.compression else iter(lambda: opened.read(CHUNK_BYTES), b"")
+def _pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    return (chunk[start : start + PACKED_BYTES] for chunk in chunks for start in range(0, len(chunk), PACKED_BYTES))
 
 
 DECOMPRESSORS: dict[str, Callable[[], Any]] = {

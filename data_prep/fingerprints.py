@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from data_prep.errors import DataMistake
 from data_prep.files import write_atomic
 from data_prep.inputs import InputFile
+from data_prep.remote import is_local
 
 CACHE_NAME = ".inputs.json"
 
@@ -22,7 +22,7 @@ def known_fingerprints(folder_root: Path, files: Iterable[InputFile]) -> dict[st
         remembered = {}  # a cache: without it the files are read again
     known = {}
     for file in files:
-        if not _is_local(file) and file.version:
+        if not is_local(file.url) and file.version:
             known[file.url] = file.version
         elif file.version and (hit := remembered.get(file.url)) and hit[0] == file.version:
             known[file.url] = hit[1]
@@ -42,25 +42,18 @@ def fingerprints(folder_root: Path, files: Iterable[InputFile]) -> dict[str, str
     if unknown:
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             known |= dict(zip([file.url for file in unknown], pool.map(_sha256, unknown), strict=True))
-        cache = {file.url: [file.version, known[file.url]] for file in files if _is_local(file)}
+        cache = {file.url: [file.version, known[file.url]] for file in files if is_local(file.url)}
         write_atomic(folder_root / CACHE_NAME, orjson.dumps(cache))
     return known
-
-
-def _is_local(file: InputFile) -> bool:
-    return "://" not in file.url
 
 
 def _sha256(file: InputFile) -> str:
     import hashlib
 
-    import fsspec
+    from data_prep.fetch import read_chunks, reading
 
-    try:
-        with fsspec.open(file.url, "rb") as opened:
-            digest = hashlib.sha256()
-            while chunk := opened.read(1 << 20):
-                digest.update(chunk)
-            return digest.hexdigest()
-    except OSError as error:
-        raise DataMistake(f"{file.url} cannot be read: {error.strerror or error}; check its permissions") from error
+    digest = hashlib.sha256()
+    with reading(file):
+        for chunk in read_chunks(file):
+            digest.update(chunk)
+    return digest.hexdigest()

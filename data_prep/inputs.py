@@ -9,11 +9,15 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_prep.config import SourceConfig
 from data_prep.errors import DataMistake
 
+if TYPE_CHECKING:
+    from data_prep.listing import Listed
+
+READER_VERSION = 1
 COMPRESSIONS = (".gz", ".zst")
 EXPANSION = 4
 """Text from a byte of gzip or zstd, roughly: only the size of units depends on it."""
@@ -60,37 +64,20 @@ class Unit:
     slices: tuple[Slice, ...]
 
 
-def list_inputs(source: SourceConfig) -> tuple[InputFile, ...]:
-    """The source's files, sorted by relative name. Raises DataMistake if there are none or one is of no known kind."""
-    import fsspec
+def list_inputs(source: SourceConfig, exclude: Iterable[str] = ()) -> tuple[InputFile, ...]:
+    """The source's files, sorted by relative name, without those that a pattern of `exclude` matches.
 
-    filesystem, path = fsspec.core.url_to_fs(source.path)
-    local = "file" in (filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,))
+    A pattern with a `/` is matched with the relative path, one without with every name on the way, so that
+    `node_modules` takes out all folders of that name. Raises DataMistake if there is no file, or one of no known kind.
+    """
+    from data_prep.listing import list_files
+
     where = f"sources.{source.name}.path: {source.path}"
-    try:
-        if any(mark in path for mark in "*?["):
-            root = path[: min(path.index(mark) for mark in "*?[" if mark in path)].rpartition("/")[0]
-            found = filesystem.glob(path, detail=True)
-            missing = f"{where} matches no file; check the pattern"
-        elif filesystem.isdir(path):
-            root, found = path.rstrip("/"), filesystem.find(path, detail=True)
-            missing = f"{where} is an empty folder; name one with text in it"
-        else:
-            root, found = path.rpartition("/")[0], {path: filesystem.info(path)}
-            missing = f"{where} does not exist; check the path"
-    except FileNotFoundError as error:
-        raise DataMistake(f"{where} does not exist; check the path") from error
-    except OSError as error:
-        raise DataMistake(f"{where} cannot be listed: {error.strerror or error}; check that it can be read") from error
-    files = [_input_file(filesystem, local, root, info, where) for info in found.values() if info["type"] == "file"]
-    if not files:
-        raise DataMistake(missing)
-    return tuple(sorted(files, key=lambda file: file.relative))
+    return tuple(_input_file(listed, where) for listed in list_files(source.path, exclude, where))
 
 
-def _input_file(filesystem: Any, local: bool, root: str, info: dict[str, Any], where: str) -> InputFile:
-    name = str(info["name"])
-    relative = name[len(root) :].lstrip("/")
+def _input_file(listed: "Listed", where: str) -> InputFile:
+    relative = listed.relative
     suffix = PurePosixPath(relative).suffix.lower()
     compression = suffix if suffix in COMPRESSIONS else ""
     inner = PurePosixPath(relative[: len(relative) - len(compression)]).suffix.lower()
@@ -106,23 +93,30 @@ def _input_file(filesystem: Any, local: bool, root: str, info: dict[str, Any], w
             " (each also as .gz or .zst) and .parquet: narrow the path by a pattern such as **/*.py"
         )
     return InputFile(
-        url=name if local else filesystem.unstrip_protocol(name),
+        url=listed.url,
         relative=relative,
-        size_bytes=int(info["size"] or 0),
-        version=_version(info, local),
+        size_bytes=listed.size_bytes,
+        version=listed.version,
         kind=kind,
         compression=compression,
     )
 
 
-def _version(info: dict[str, Any], local: bool) -> str:
-    """Cheap evidence that a file is still the same; empty if the store offers none, and then its bytes are read."""
-    if local:
-        return f"{info['size']}-{info['mtime']!r}-{info['ino']}"
-    for key in ("ETag", "etag", "md5Hash", "md5", "crc32c"):
-        if info.get(key):
-            return f"{key}-{info[key]}"
-    return ""
+def slice_key(piece: Slice, fingerprint: str, source: SourceConfig) -> dict[str, Any]:
+    """What a slice's documents and their ids depend on, and nothing else, to name work by that is kept.
+
+    `fingerprint` is the file's digest. Raise `READER_VERSION` when a reader makes other documents of the same bytes.
+    """
+    fields = [source.text_field, source.id_field] if piece.file.kind in ("jsonl", "parquet") else []
+    return {
+        "reader": READER_VERSION,
+        "kind": piece.file.kind,
+        "compression": piece.file.compression,
+        "fields": fields,
+        "file": fingerprint,
+        "name": piece.file.relative,
+        "part": [piece.start, piece.end],
+    }
 
 
 def cut_units(source: int, files: Iterable[InputFile], unit_bytes: int) -> tuple[Unit, ...]:
@@ -155,8 +149,9 @@ def _slices(file: InputFile, unit_bytes: int) -> Iterator[tuple[Slice, int]]:
 
 def _row_group_slices(file: InputFile, unit_bytes: int) -> Iterator[tuple[Slice, int]]:
     from data_prep.documents import open_parquet
+    from data_prep.fetch import reading
 
-    with open_parquet(file) as parquet:
+    with reading(file), open_parquet(file) as parquet:
         sizes = [parquet.metadata.row_group(i).total_byte_size for i in range(parquet.metadata.num_row_groups)]
     start, held = 0, 0
     for place, size in enumerate(sizes):

@@ -2,9 +2,12 @@
 
 import gzip
 import json
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import fsspec
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,24 +15,29 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep import jsonl
 from data_prep.config import SourceConfig
-from data_prep.documents import BadDocument, Document, read_slice
+from data_prep.documents import read_batches
 from data_prep.errors import DataMistake
-from data_prep.inputs import cut_units, list_inputs
+from data_prep.inputs import Slice, cut_units, list_inputs
+from data_prep.jsonl import read_lines
 
 Read = list[tuple[str, str] | str]
-"""(id, text) of documents and reasons of bad ones."""
+"""(id, text) of documents in order, then the reasons of bad ones, sorted."""
 
 
-def read(path: Path | str, unit_bytes: int = 10**9, text_field: str = "text") -> Read:
-    """All that a source has, through units of the given size."""
+def read(path: Path | str, unit_bytes: int = 10**9, text_field: str = "text", batch_bytes: int = 10**9) -> Read:
+    """All that a source has, through units and batches of the given size."""
     source = SourceConfig(name="s", path=str(path), text_field=text_field)
     found: Read = []
+    bad: Counter[str] = Counter()
     for unit in cut_units(0, list_inputs(source), unit_bytes):
-        for piece in unit.slices:
-            for one in read_slice(piece, source):
-                found.append(one.reason if isinstance(one, BadDocument) else (one.id, one.text))
-    return found
+        for batch in read_batches(unit.slices, source, batch_bytes):
+            assert len(batch.ids) == len(batch.texts)
+            assert len(batch.texts.data) <= batch_bytes or len(batch.ids) == 1
+            found += [(name, batch.texts[place].decode()) for place, name in enumerate(batch.ids)]
+            bad += batch.bad
+    return found + sorted(bad.elements())
 
 
 def lines(*records: object) -> bytes:
@@ -42,14 +50,212 @@ line = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(line, max_size=15), st.booleans(), st.integers(1, 200))
-def test_byte_ranges_read_each_line_once(
-    tmp_path_factory: pytest.TempPathFactory, some: list[bytes], ended: bool, unit_bytes: int
+@settings(max_examples=15, deadline=None)
+@given(st.lists(line, max_size=8), st.booleans(), st.booleans(), st.sampled_from([b"\n", b"\r\n"]))
+def test_every_cut_reads_each_line_once(
+    tmp_path_factory: pytest.TempPathFactory, some: list[bytes], marked: bool, ended: bool, newline: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("ranges") / "a.jsonl"
-    path.write_bytes(b"\n".join(some) + (b"\n" if ended else b""))
-    assert read(path, unit_bytes) == read(path)
+    data = (b"\xef\xbb\xbf" if marked else b"") + newline.join(some) + (newline if ended else b"")
+    path.write_bytes(data)
+    source = SourceConfig(name="s", path=str(path))
+    [file] = list_inputs(source)
+
+    def documents(*cuts: int) -> tuple[list[tuple[str, bytes]], Counter[str]]:
+        pieces = [Slice(file=file, start=start, end=end) for start, end in pairwise((0, *cuts, len(data)))]
+        batches = list(read_batches(pieces, source))
+        found = [(name, batch.texts[i]) for batch in batches for i, name in enumerate(batch.ids)]
+        return found, sum((batch.bad for batch in batches), Counter())
+
+    whole = documents()
+    assert whole == by_orjson(data)
+    for cut in range(len(data) + 1):
+        assert documents(cut) == whole
+        assert documents(cut // 2, cut) == whole
+
+
+def by_orjson(data: bytes) -> tuple[list[tuple[str, bytes]], Counter[str]]:
+    """What the lines of a.jsonl are, said as simply as can be."""
+    documents, bad, offset = [], Counter[str](), 0
+    for line in data.split(b"\n"):
+        bare = line.removeprefix(b"\xef\xbb\xbf") if offset == 0 else line
+        if bare and not bare.isspace():
+            try:
+                record = orjson.loads(bare)
+                text = record.get("text") if isinstance(record, dict) else None
+                if isinstance(text, str):
+                    given = record.get("id")
+                    is_id = isinstance(given, str) or (isinstance(given, int) and not isinstance(given, bool))
+                    documents.append((str(given) if is_id and given != "" else f"a.jsonl#{offset}", text.encode()))
+                else:
+                    bad["no_text"] += 1
+            except orjson.JSONDecodeError:
+                bad["not_utf8" if bare.decode(errors="ignore").encode() != bare else "not_json"] += 1
+        offset += len(line) + 1
+    return documents, bad
+
+
+string = st.one_of(
+    st.builds(lambda text, ascii: json.dumps(text, ensure_ascii=ascii), st.text(max_size=30), st.booleans()),
+    st.sampled_from(
+        [
+            '"\\ud800"',
+            '"\\ud83d\\u0041"',
+            '"\\uDC00"',
+            '"\\ud83D\\uDe00"',
+            '"\\/\\b\\f"',
+            '"\\x"',
+            '"\x7f"',
+            '"\x01"',
+            '""',
+        ]
+    ),
+)
+number = st.sampled_from(
+    [
+        "0",
+        "-0",
+        "7",
+        "01",
+        "-1",
+        "1.",
+        "1.5",
+        ".5",
+        "1e5",
+        "1E+99",
+        "1e-400",
+        "1e999",
+        "9" * 18,
+        "9" * 19,
+        "9" * 400,
+        "0." + "1" * 60,
+    ]
+)
+value = st.recursive(
+    st.one_of(string, number, st.sampled_from(["true", "false", "null", "nul", "NaN", "truer", ""])),
+    lambda inner: st.one_of(
+        st.builds(lambda some: "[" + ",".join(some) + "]", st.lists(inner, max_size=3)),
+        st.builds(
+            lambda some: "{" + " , ".join(map(":".join, some)) + "}", st.lists(st.tuples(string, inner), max_size=3)
+        ),
+    ),
+    max_leaves=6,
+)
+key = st.one_of(st.sampled_from(['"text"', '"text"', '"id"', '"te\\u0078t"', '"texts"', "text"]), string)
+record = st.builds(
+    lambda text, others, space: (
+        "{" + f",{space}".join([f'"text"{space}:{text}', *map(f"{space}:".join, others)]) + "}" + space
+    ),
+    st.one_of(string, value),
+    st.lists(st.tuples(key, value), max_size=4),
+    st.sampled_from(["", " ", "\t \r"]),
+)
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> bytes:
+    """A record with a byte changed."""
+    data = bytearray(draw(record).encode())
+    data[draw(st.integers(0, len(data) - 1))] = draw(
+        st.one_of(st.sampled_from(b'"\\{}[]:,\xff\xc3\xed\xa0'), st.integers(0, 255))
+    )
+    return bytes(data)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.one_of(st.builds(str.encode, record), spoiled()), max_size=8))
+def test_what_the_kernel_reads_is_what_orjson_reads(some: list[bytes]) -> None:
+    data = b"\n".join(some)
+    ids, texts, bad = read_lines(data, 0, "a.jsonl", "text", "id")
+    assert (list(zip(ids, (texts[i] for i in range(len(texts))), strict=True)), bad) == by_orjson(data)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"text": "a", "text": "b"}',
+        b'{"text": "a", "id": "b", "id": "c"}',
+        b'{"text": "a", "text": null}',
+        b'{"text": "a", "id": "b", "id": 1.5}',
+        b'{"te\\u0078t": "a", "text": "b"}',
+        b'{"text": "b", "te\\u0078t": "a"}',
+        b'{"text": "a", "b": 1e999}',
+        b'{"text": "a", "b": -1e99}',
+        b'{"text": "a", "b": 01}',
+        b'{"text": "a", "id": -0}',
+        b'{"text": "a", "id": 12345678901234567890123}',
+        b'{"text": "a"},',
+        b'{"text": "a",}',
+        b'{"text": "a"} {}',
+        b'{"text": "\\ud83d\\u0041"}',
+        b"\x0b",
+        b'\x00{"text": "a"}',
+    ],
+)
+def test_odd_lines_are_what_orjson_says(line: bytes) -> None:
+    ids, texts, bad = read_lines(line, 0, "a.jsonl", "text", "id")
+    assert (list(zip(ids, (texts[i] for i in range(len(texts))), strict=True)), bad) == by_orjson(line)
+
+
+@pytest.mark.parametrize("depth", [3, 60, 61, 900, 1025])
+def test_nesting_of_any_depth(depth: int) -> None:
+    data = b'{"text": "a", "b": ' + b"[" * depth + b"]" * depth + b"}\n"
+    ids, _, bad = read_lines(data, 5, "a.jsonl", "text", "id")
+    assert (ids, bad) == ((["a.jsonl#5"], {}) if depth < 1024 else ([], {"not_json": 1}))
+
+
+def test_characters_of_each_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The borders of table 3-7 of the Unicode standard, and what lies beyond them, wherever in a word of eight bytes."""
+    edges = [
+        0x7F,
+        0x80,
+        0x7FF,
+        0x800,
+        0xFFF,
+        0x1000,
+        0xD7FF,
+        0xE000,
+        0xFFFF,
+        0x10000,
+        0x3FFFF,
+        0x40000,
+        0xFFFFF,
+        0x10FFFF,
+    ]
+    good = [chr(edge).encode() for edge in edges]
+    wrong = [
+        b"\x80",
+        b"\xc1\xbf",
+        b"\xc2",
+        b"\xc2\xc2",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xed\xbf\xbf",
+        b"\xf0\x8f\xbf\xbf",
+    ]
+    wrong += [b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xe1\x80", b"\xf1\x80\x80", b"\xff"]
+    for before in range(9):
+        data = b"".join(b'{"text":"%s%s"}\n' % (b"a" * before, one) for one in good + wrong)
+        assert read_lines(data, 0, "a.jsonl", "text", "id")[2] == {"not_utf8": len(wrong)}
+        data = b"".join(b'{"text":"%s%s"}\n' % (b"a" * before, one) for one in good)
+        with monkeypatch.context() as patched:
+            patched.setattr(jsonl, "_ask_orjson", None)
+            _, texts, _ = read_lines(data, 0, "a.jsonl", "text", "id")
+        assert [texts[i] for i in range(len(texts))] == [b"a" * before + one for one in good]
+
+
+def test_ordinary_records_need_no_orjson(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "_ask_orjson", None)
+    extra = {"score": -0.25e-3, "tags": ["a", 1, None, {"b": [True, {}]}], "url": 'http://x/ü?"', "empty": []}
+    for ascii in (True, False):
+        data = b"".join(
+            json.dumps({"id": name, **extra, "text": f"Ünï 水 😀 \n {name}"}, ensure_ascii=ascii).encode() + b"\r\n \n"
+            for name in ("a", "ü", 7, 0, None)
+        )
+        ids, texts, bad = read_lines(data, 100, "f", "text", "id")
+        assert [name.partition("#")[0] for name in ids] == ["a", "ü", "7", "0", "f"]
+        assert texts[1].decode() == "Ünï 水 😀 \n ü"
+        assert not bad
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
@@ -79,7 +285,7 @@ def test_parquet_rows_by_row_groups(tmp_path: Path) -> None:
     texts = [f"text {i}" for i in range(50)]
     texts[7] = None
     pq.write_table(pa.table({"body": texts, "n": range(50)}), tmp_path / "x.parquet", row_group_size=7)
-    expected = [f"no_text" if text is None else (f"x.parquet#{i}", text) for i, text in enumerate(texts)]  # noqa: F541
+    expected = [(f"x.parquet#{i}", text) for i, text in enumerate(texts) if text is not None] + ["no_text"]
     assert read(tmp_path, text_field="body") == expected
     assert read(tmp_path, unit_bytes=1, text_field="body") == expected
     with pytest.raises(DataMistake, match=r"x\.parquet has no column 'text' but body, n; set sources\.s\.text_field"):
@@ -160,11 +366,3 @@ def test_units_are_about_as_big_as_asked(tmp_path: Path) -> None:
     units = cut_units(0, list_inputs(SourceConfig(name="s", path=str(tmp_path))), 500)
     assert [len(unit.slices) for unit in units[:4]] == [5, 5, 5, 5]
     assert len(units) - 4 == -(-(tmp_path / "big.jsonl").stat().st_size // 500)
-
-
-def test_documents_say_where_they_are_from(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_bytes(lines({"text": "t"}))
-    source = SourceConfig(name="s", path=str(tmp_path))
-    [file] = list_inputs(source)
-    [unit] = cut_units(0, [file], 100)
-    assert list(read_slice(unit.slices[0], source)) == [Document("x.jsonl#0", "t", "s", {"file": "x.jsonl"})]

@@ -55,12 +55,12 @@ RECORDS = [
 ]
 EXPECTED = [
     ("urn:uuid:1", text(1)),
-    "not_html",
-    "http_error",
     ("urn:uuid:4", text(4)),
-    "not_decodable",
     ("http://mill.net/6", text(6)),
     ("urn:uuid:7", text(7).replace("river", "Fluß")),
+    "http_error",
+    "not_decodable",
+    "not_html",
 ]
 
 
