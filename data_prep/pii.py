@@ -15,7 +15,7 @@ without anything of the kind passes at hundreds of MB/s.
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -81,11 +81,16 @@ class Redacted:
     """Kind -> how many were found."""
 
 
-def redact(text: str, kinds: Sequence[str], regions: Sequence[Region] = ("US",)) -> Redacted:
-    """Replaces what is found of the kinds by `<KIND>`. What an earlier kind took, a later one does not see."""
+def redact(
+    text: str, kinds: Collection[str], regions: Sequence[Region] = ("US",), absent: Collection[str] = ()
+) -> Redacted:
+    """Replaces what is found of the kinds by `<KIND>`. What an earlier kind took, a later one does not see.
+
+    `absent` are kinds known not to be in the text; they are looked for only once it has changed.
+    """
     counts: dict[str, int] = {}
     for kind, finder in FINDERS.items():
-        if kind in kinds and (spans := list(finder(text, regions))):
+        if kind in kinds and (counts or kind not in absent) and (spans := list(finder(text, regions))):
             counts[kind] = len(spans)
             text = _replaced(text, spans, f"<{kind.upper()}>")
     return Redacted(text, counts)
@@ -134,7 +139,25 @@ def find_api_keys(text: str, regions: Sequence[Region]) -> Iterable[tuple[int, i
     tokens = text.encode().translate(TOKEN_BYTES)
     if LONG_TOKEN not in tokens or not any(mark in text for mark in API_KEYS):
         return []
-    return [match.span() for match in API_KEY.finditer(text)]
+    return list(_at(API_KEY, text, sorted(_places_of(API_KEYS, text))))
+
+
+def _places_of(marks: Iterable[str], text: str) -> Iterable[int]:
+    """Where a key may begin: with its mark, or two characters before "_live_" and "_test_"."""
+    for mark in marks:
+        place = text.find(mark)
+        while place >= 0:
+            yield max(0, place - 2 * mark.startswith("_"))
+            place = text.find(mark, place + 1)
+
+
+def _at(pattern: re.Pattern[str], text: str, places: Iterable[int]) -> Iterable[tuple[int, int]]:
+    """What `finditer` gives, if a match can begin at these ascending places only: ten times as fast."""
+    last = 0
+    for place in places:
+        if place >= last and (match := pattern.match(text, place)):
+            yield match.span()
+            last = match.end()
 
 
 def find_emails(text: str, regions: Sequence[Region]) -> Iterable[tuple[int, int]]:
@@ -195,13 +218,27 @@ def _is_card(digits: str) -> bool:
 
 def find_ips(text: str, regions: Sequence[Region]) -> Iterable[tuple[int, int]]:
     spans = [
-        match.span()
-        for match in (IPV4.finditer(text) if DOTTED.search(text) else ())
-        if _is_public(match[0]) and not VERSION_BEFORE.search(text[max(0, match.start() - 12) : match.start()])
+        (start, end)
+        for start, end in _at(IPV4, text, _before_dots(text))
+        if _is_public(text[start:end]) and not VERSION_BEFORE.search(text[max(0, start - 12) : start])
     ]
-    if "::" in text or text.count(":") >= 7:
-        spans += [match.span() for match in IPV6.finditer(text) if _is_public(match[0])]
+    spans += [(start, end) for start, end in _at(IPV6, text, _before_colons(text)) if _is_public(text[start:end])]
     return sorted(spans)
+
+
+def _before_dots(text: str) -> Iterable[int]:
+    """Where an IPv4 address may begin."""
+    for dotted in DOTTED.finditer(text):
+        yield from range(max(0, dotted.start() - 3), dotted.start())
+
+
+def _before_colons(text: str) -> Iterable[int]:
+    """Where a public IPv6 address may begin: four characters before a colon, with 2 or 3."""
+    place = text.find(":", 4)
+    while place >= 0:
+        if text[place - 4] in "23":
+            yield place - 4
+        place = text.find(":", place + 1)
 
 
 def _is_public(address: str) -> bool:

@@ -1,10 +1,10 @@
 """Texts: many documents' UTF-8 bytes one after another, as kernels and Arrow want them.
 
-    data     |first text|second|...      uint8
-    offsets  0          10     16        int64, one more than there are texts
+data     |first text|second|...      uint8
+offsets  0          10     16        int64, one more than there are texts
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,3 +55,26 @@ def texts_to_arrow(texts: Texts) -> pa.Array:
 def take(texts: Texts, places: Int64s) -> Texts:
     """Some of the texts, in the given order."""
     return texts_from_arrow(texts_to_arrow(texts).take(pa.array(places)))
+
+
+def replaced(texts: Texts, new: Mapping[int, bytes]) -> Texts:
+    """The texts with some of them, by place, replaced; what lies between those is copied in one piece."""
+    if not new:
+        return texts
+    sizes, start = texts.sizes, 0
+    pieces: list[bytes] = []
+    for place, text in sorted(new.items()):
+        pieces += [texts.data[texts.offsets[start] : texts.offsets[place]].tobytes(), text]
+        sizes[place], start = len(text), place + 1
+    pieces.append(texts.data[texts.offsets[start] :].tobytes())
+    return Texts(np.frombuffer(b"".join(pieces), dtype=np.uint8), np.concatenate([[0], np.cumsum(sizes)]))
+
+
+def blank(texts: Texts) -> npt.NDArray[np.bool_]:
+    """Which texts are empty or nothing but white space. The first byte decides for nearly all."""
+    is_blank: npt.NDArray[np.bool_] = texts.sizes == 0
+    first = np.zeros(len(texts), dtype=np.uint8)
+    first[~is_blank] = texts.data[texts.offsets[:-1][~is_blank]]
+    for place in np.flatnonzero(~is_blank & ((first <= 32) | (first >= 127))).tolist():
+        is_blank[place] = texts[place].decode().isspace()
+    return is_blank

@@ -1,28 +1,42 @@
-"""Quality rules: each a plain function from a text to the reason for dropping it, or None, with published thresholds.
+"""Quality rules: each a plain function from scores to the reasons for dropping, with published thresholds.
 
 A source names one of `RULE_SETS`, or lists rules with its own thresholds; the first reason found counts. An edit takes
 lines out of a text instead of dropping it; what comes behind it sees what is left.
+
+    steps = steps_of(rules)                     checked against the tables below
+    scored = score(steps, texts)                reads the texts: once, as long as `scoring(steps)` is the same
+    decide(steps, scored.columns, len(texts))   reads only numbers
 """
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from data_prep.errors import DataMistake
+from data_prep.filters import scores
 from data_prep.filters.c4 import c4_lines, c4_page, c4_sentences
 from data_prep.filters.code import code_shape, generated_code
 from data_prep.filters.fineweb import fineweb_quality
-from data_prep.filters.gopher import gopher_quality, gopher_repeated_lines
-from data_prep.filters.ngrams import gopher_duplicate_ngrams, gopher_top_ngrams
+from data_prep.filters.gopher import (
+    gopher_duplicate_ngrams,
+    gopher_quality,
+    gopher_repeated_lines,
+    gopher_top_ngrams,
+)
+from data_prep.filters.scored import Scored, Shaper, Step, Verdicts, decide, score, scoring
+
+__all__ = ["Scored", "Step", "Verdicts", "decide", "score", "scoring", "steps_of", "thresholds_of"]
 
 Threshold = int | float
 RuleSpec = str | Mapping[str, str | Threshold]
 """The name of a rule or of a set, or `{"rule": name, threshold: value, ...}`."""
 
-RULES: dict[str, Callable[..., str | None]] = {
+NO_LIMIT = 2**40
+"""No text has so many lines or characters; kernels count in 64 bits."""
+
+RULES: dict[str, Callable[..., Any]] = {
     "gopher_quality": gopher_quality,
     "gopher_repeated_lines": gopher_repeated_lines,
     "gopher_top_ngrams": gopher_top_ngrams,
@@ -33,7 +47,19 @@ RULES: dict[str, Callable[..., str | None]] = {
     "code_shape": code_shape,
     "generated_code": generated_code,
 }
-EDITS: dict[str, Callable[..., str]] = {
+SCORERS: dict[str, tuple[Callable[..., Any], ...]] = {
+    "gopher_quality": (scores.words, scores.characters, scores.lines),
+    "gopher_repeated_lines": (scores.characters, scores.lines),
+    "gopher_top_ngrams": (scores.words, scores.ngrams),
+    "gopher_duplicate_ngrams": (scores.words, scores.ngrams),
+    "c4_page": (scores.c4,),
+    "c4_sentences": (scores.c4,),
+    "fineweb_quality": (scores.words, scores.characters, scores.lines, scores.short_lines),
+    "code_shape": (scores.characters,),
+    "generated_code": (scores.notes,),
+}
+"""What each rule compares with its thresholds."""
+EDITS: dict[str, Callable[..., Any]] = {
     "c4_lines": c4_lines,
 }
 
@@ -48,38 +74,6 @@ RULE_SETS: dict[str, tuple[str, ...]] = {
     "fineweb": (*GOPHER, *C4, "fineweb_quality"),
 }
 """`prose` is what of Gopher's rules suits any prose; the other sets are for web pages, but `code`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A rule or edit with a source's thresholds."""
-
-    name: str
-    rule: Callable[[str], str | None] | None = None
-    edit: Callable[[str], str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    text: str
-    """As the edits left it."""
-    reason: str | None
-    """Why the text is dropped; None keeps it."""
-    edited_by: tuple[str, ...] = ()
-    """The edits that changed the text."""
-
-
-def judge(steps: Sequence[Step], text: str) -> Judgement:
-    """Takes the text through the steps up to the first reason to drop it."""
-    edited_by: tuple[str, ...] = ()
-    for step in steps:
-        if step.edit is not None:
-            edited = step.edit(text)
-            if edited != text:
-                text, edited_by = edited, (*edited_by, step.name)
-        elif step.rule is not None and (reason := step.rule(text)):
-            return Judgement(text, reason, edited_by)
-    return Judgement(text, None, edited_by)
 
 
 def steps_of(rules: str | Iterable[RuleSpec], where: str = "rules") -> tuple[Step, ...]:
@@ -119,15 +113,27 @@ def _steps_of_entry(spec: RuleSpec, where: str) -> Iterable[Step]:
 
 
 def thresholds_of(name: str) -> dict[str, Threshold]:
-    """A rule's thresholds with their published values."""
-    parameters = inspect.signature((RULES | EDITS)[name]).parameters.values()
+    """A rule's thresholds with their published values, and the parameters that shape its scores."""
+    functions = (EDITS[name],) if name in EDITS else (RULES[name], *SCORERS[name])
+    return {key: value for function in functions for key, value in _keywords(function).items()}
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Threshold]:
+    parameters = inspect.signature(function).parameters.values()
     return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
 
 
-def _step(name: str, thresholds: Mapping[str, Any]) -> Step:
+def _step(name: str, given: Mapping[str, Any]) -> Step:
     if name in EDITS:
-        return Step(name, edit=partial(EDITS[name], **thresholds))
-    return Step(name, rule=partial(RULES[name], **thresholds))
+        return Step(name=name, edit=_shaper(EDITS[name], given))
+    thresholds = {key: type(default)(given.get(key, default)) for key, default in _keywords(RULES[name]).items()}
+    scorers = tuple(_shaper(scorer, given) for scorer in SCORERS[name])
+    return Step(name=name, rule=partial(RULES[name], **thresholds), scorers=scorers)
+
+
+def _shaper(function: Callable[..., Any], given: Mapping[str, Any]) -> Shaper:
+    parameters = {key: min(int(given.get(key, default)), NO_LIMIT) for key, default in _keywords(function).items()}
+    return Shaper(name=function.__name__, function=function, parameters=parameters)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -4,45 +4,31 @@ The thresholds on sentences, words a line and characters a word are those of dat
 made with. The list of bad words is left out: it drops medical and minority text (Dodge et al. 2021).
 """
 
-import re
+from __future__ import annotations
 
-TERMINAL = (".", "!", "?", '"', "'", "”", "’")
-CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
-POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
-SENTENCE_END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)")
+from typing import TYPE_CHECKING
+
+from data_prep.filters.scored import Reasons, Scores
+
+if TYPE_CHECKING:
+    from data_prep.filters.characters import Marked
+    from data_prep.texts import Texts
 
 
-def c4_page(text: str) -> str | None:
+def c4_page(scores: Scores) -> Reasons:
     """Pages with the phrase "lorem ipsum" or a curly bracket."""
-    if "{" in text:
-        return "curly_bracket"
-    return "lorem_ipsum" if "lorem ipsum" in text.lower() else None
+    yield "curly_bracket", scores["curly_brackets"] > 0
+    yield "lorem_ipsum", scores["lorem_ipsum"] > 0
 
 
-def c4_lines(text: str, *, min_words_per_line: int = 3, max_word_length: int = 1_000) -> str:
+def c4_lines(texts: Marked, *, min_words_per_line: int = 3, max_word_length: int = 1_000) -> Texts:
     """Keeps lines that end in punctuation (but no ellipsis), without long words, "javascript" or policy notices."""
-    if "[" in text:
-        text = CITATION.sub("", text)
-    lower = text.lower()
-    marks = [mark for mark in ("javascript", *POLICY) if mark in lower]
-    kept = []
-    for line in text.split("\n"):
-        line = line.strip()
-        if not line.endswith(TERMINAL) or line.endswith("..."):
-            continue
-        if len(line.split(None, min_words_per_line - 1)) < min_words_per_line:
-            continue
-        if len(line) > max_word_length and max(map(len, line.split())) > max_word_length:
-            continue
-        if marks and any(mark in line.lower() for mark in marks):
-            continue
-        kept.append(line)
-    return "\n".join(kept)
+    from data_prep.filters.phrases import kept_lines
+    from data_prep.texts import Texts
+
+    return Texts(*kept_lines(texts.data, texts.kinds, texts.offsets, min_words_per_line, max_word_length))
 
 
-def c4_sentences(text: str, *, min_sentences: int = 5) -> str | None:
+def c4_sentences(scores: Scores, *, min_sentences: int = 5) -> Reasons:
     """Pages of few sentences. A sentence ends in '.', '!' or '?' before white space; no model is asked."""
-    for found, _ in enumerate(SENTENCE_END.finditer(text), start=1):
-        if found >= min_sentences:
-            return None
-    return "too_few_sentences" if min_sentences > 0 else None
+    yield "too_few_sentences", scores["sentences"] < min_sentences

@@ -1,108 +1,146 @@
-"""Gopher's limits on repeated n-grams of words (Rae et al. 2021, table A1), over numbers instead of strings.
+"""Repeated n-grams of words, counted for every n from 2 to 10 and for every text.
 
-    words -> a key for each n-gram -> sorted: equal n-grams are neighbours
+    words       the  mill  and  the  mill  stands
+    firsts 2      0     1    2    0     4             where a 2-gram like the one that begins here began first
+    firsts 3      .     .    .    .     .             by the pair of firsts 2 here and at the next word; and so on
 
-Shares are characters of words over the characters of all words. Two facts spare most of the work and change no outcome:
-
-- no n-gram is there more often than the most frequent 2-gram, so its characters are at most that count times the length
-  of the longest n-gram;
-- a word that lies in a repeated n-gram, n > 5, lies in a repeated 5-gram too, so the share for 5 bounds all others.
+An n-gram is there again only if both (n-1)-grams in it are. So each level looks only at what the level below found
+repeated: a tenth of the words at first, a hundredth from 5 on. Nothing but words and 2-grams, by 64 bits, is hashed
+that could be mistaken for another.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from data_prep.filters.words import Ints, Keys, ngram_keys, word_keys, words_of
+from data_prep.filters.characters import CONTINUATION, SPACE
+from data_prep.native import kernel
+from data_prep.texts import Bytes, Int64s
+
+Int32s = npt.NDArray[np.int32]
+
+NGRAM_SCORES = (
+    *(f"top_{n}gram_characters" for n in range(2, 5)),
+    *(f"duplicate_{n}gram_characters" for n in range(5, 11)),
+)
+LONGEST_NGRAM = 10
+FNV_START, FNV_PRIME = -3750763034362895579, 1099511628211
+"""FNV-1a of 64 bits (Fowler, Noll, Vo), in signed numbers."""
+GOLDEN = -7046029254386353131
+"""2**64 over the golden ratio: sends neighbouring numbers far apart."""
 
 
-def gopher_top_ngrams(
-    text: str, *, max_top_2gram: float = 0.20, max_top_3gram: float = 0.18, max_top_4gram: float = 0.16
-) -> str | None:
-    """Share of characters in the most frequent 2-, 3- and 4-gram. One that is there only once repeats nothing.
+@kernel
+def ngram_scores(data: Bytes, kinds: Bytes, offsets: Int64s) -> Int64s:
+    """`NGRAM_SCORES`, a row each, in characters of words.
 
-    Of equally frequent ones the longest counts.
+    top        the most frequent n-gram: how often it is there times its length; 0 if it is there once. Of equally
+               frequent ones the longest counts
+    duplicate  n-grams that were there before; each character counts once
     """
-    words, ends = word_keys(text), words_of(text).ends
-    highest_count = 0
-    for n, limit in ((2, max_top_2gram), (3, max_top_3gram), (4, max_top_4gram)):
-        if len(words) < n:
-            return None
-        most = limit * int(ends[-1])
-        lengths = ends[n:] - ends[:-n]
-        longest = int(lengths.max())
-        if highest_count and highest_count * longest <= most:
-            continue
-        keys = ngram_keys(words, n)
-        count = int(_group_sizes(np.sort(keys)).max())
-        highest_count = highest_count or count
-        if count > 1 and count * longest > most and count * _longest_of_count(keys, lengths, count) > most:
-            return f"top_{n}gram"
-    return None
+    scores = np.zeros((9, len(offsets) - 1), dtype=np.int64)
+    most_words = 2
+    for text in range(len(offsets) - 1):
+        most_words = max(most_words, (offsets[text + 1] - offsets[text]) // 2 + 2)
+    keys = np.empty(most_words, dtype=np.int64)
+    ends = np.zeros(most_words, dtype=np.int64)
+    active = np.empty(most_words, dtype=np.int32)
+    firsts = np.empty(most_words, dtype=np.int32)
+    counts = np.empty(most_words, dtype=np.int32)
+    slots = np.empty(table_size(most_words), dtype=np.int32)
+    for text in range(len(offsets) - 1):
+        first, last = offsets[text], offsets[text + 1]
+        num_active = max(0, split(data[first:last], kinds[first:last], keys, ends) - 1)
+        firsts[num_active] = -1
+        for place in range(num_active):
+            active[place] = place
+            keys[place] = keys[place] * GOLDEN + keys[place + 1]
+        for n in range(2, LONGEST_NGRAM + 1):
+            if not num_active:
+                break
+            find_firsts(keys, active[:num_active], firsts, counts, slots)
+            if n < 5:
+                scores[n - 2, text] = top_characters(active[:num_active], firsts, counts, ends, n)
+            else:
+                scores[n - 2, text] = duplicate_characters(active[:num_active], firsts, ends, n)
+            num_active = keep_repeated(keys, active[:num_active], firsts, counts)
+    return scores
 
 
-def gopher_duplicate_ngrams(
-    text: str,
-    *,
-    max_duplicate_5gram: float = 0.15,
-    max_duplicate_6gram: float = 0.14,
-    max_duplicate_7gram: float = 0.13,
-    max_duplicate_8gram: float = 0.12,
-    max_duplicate_9gram: float = 0.11,
-    max_duplicate_10gram: float = 0.10,
-) -> str | None:
-    """Share of characters in 5- to 10-grams that were there before; each character counts once."""
-    limits = (
-        (5, max_duplicate_5gram),
-        (6, max_duplicate_6gram),
-        (7, max_duplicate_7gram),
-        (8, max_duplicate_8gram),
-        (9, max_duplicate_9gram),
-        (10, max_duplicate_10gram),
-    )
-    words, ends = word_keys(text), words_of(text).ends
-    for place, (n, limit) in enumerate(limits):
-        if len(words) <= n:
-            return None
-        characters = _repeated_characters(ngram_keys(words, n), n, ends)
-        if characters > limit * int(ends[-1]):
-            return f"duplicate_{n}gram"
-        if characters <= min((limit for _, limit in limits[place + 1 :]), default=0.0) * int(ends[-1]):
-            return None
-    return None
+@kernel
+def table_size(entries: int) -> int:
+    """A power of two that leaves half of the slots free."""
+    size = 4
+    while size < 2 * entries:
+        size *= 2
+    return size
 
 
-def _starts(ranked: Keys) -> Ints:
-    """Where each group of equal keys starts among sorted keys."""
-    new = np.empty(len(ranked), dtype=bool)
-    new[:1] = True
-    np.not_equal(ranked[1:], ranked[:-1], out=new[1:])
-    return np.flatnonzero(new)
+@kernel
+def split(data: Bytes, kinds: Bytes, keys: Int64s, ends: Int64s) -> int:
+    """Fills in each word's key and the characters of all words up to its end; returns the number of words."""
+    words = characters = 0
+    key, inside = FNV_START, False
+    for at in range(len(data) + 1):
+        kind = kinds[at] if at < len(data) else SPACE
+        if not kind & SPACE:
+            key, inside = (key ^ data[at]) * FNV_PRIME, True
+            characters += (kind & CONTINUATION) == 0
+        elif inside:
+            keys[words] = key
+            words += 1
+            ends[words] = characters
+            key, inside = FNV_START, False
+    return words
 
 
-def _group_sizes(ranked: Keys) -> Ints:
-    starts = _starts(ranked)
-    sizes = np.empty(len(starts), dtype=np.int64)
-    sizes[:-1] = starts[1:] - starts[:-1]
-    sizes[-1] = len(ranked) - starts[-1]
-    return sizes
+@kernel
+def find_firsts(keys: Int64s, active: Int32s, firsts: Int32s, counts: Int32s, slots: Int32s) -> None:
+    """Fills in for each active place the first place with an equal key, and for that one how many there are."""
+    mask = table_size(len(active)) - 1
+    slots[: mask + 1] = -1
+    for place in active:
+        key = keys[place]
+        slot = (key * GOLDEN >> 32) & mask
+        while slots[slot] >= 0 and keys[slots[slot]] != key:
+            slot = slot + 1 & mask
+        if slots[slot] < 0:
+            slots[slot] = place
+            counts[place] = 0
+        firsts[place] = slots[slot]
+        counts[slots[slot]] += 1
 
 
-def _longest_of_count(keys: Keys, lengths: Ints, count: int) -> int:
-    """Characters of the longest n-gram among those that are there `count` times."""
-    order = np.argsort(keys, kind="stable")
-    ranked = keys[order]
-    return int(lengths[order[_starts(ranked)[_group_sizes(ranked) == count]]].max())
+@kernel
+def keep_repeated(keys: Int64s, active: Int32s, firsts: Int32s, counts: Int32s) -> int:
+    """Leaves those active that are repeated and whose next is; their keys become those of the longer n-grams."""
+    kept = 0
+    for place in active:
+        here, behind = firsts[place], firsts[place + 1]
+        if behind >= 0 and counts[here] > 1 and counts[behind] > 1:
+            keys[place] = np.int64(here) << 32 | behind
+            active[kept] = place
+            kept += 1
+        else:
+            firsts[place] = -1
+    return kept
 
 
-def _repeated_characters(keys: Keys, n: int, ends: Ints) -> int:
-    """Characters of the words inside n-grams that were there before."""
-    ranked = np.sort(keys)
-    if not (ranked[1:] == ranked[:-1]).any():
-        return 0
-    order = np.argsort(keys, kind="stable")
-    again = np.ones(len(keys), dtype=bool)
-    again[order[_starts(keys[order])]] = False
-    depth = np.zeros(len(keys) + n, dtype=np.int64)
-    depth[: len(keys)] += again
-    depth[n:] -= again
-    covered = np.cumsum(depth)[:-1] > 0
-    return int((ends[1:] - ends[:-1])[covered].sum())
+@kernel
+def top_characters(active: Int32s, firsts: Int32s, counts: Int32s, ends: Int64s, n: int) -> int:
+    most, longest = 1, 0
+    for place in active:
+        if firsts[place] == place and counts[place] >= most:
+            length = ends[place + n] - ends[place]
+            longest = length if counts[place] > most else max(longest, length)
+            most = counts[place]
+    return most * longest if most > 1 else 0
+
+
+@kernel
+def duplicate_characters(active: Int32s, firsts: Int32s, ends: Int64s, n: int) -> int:
+    characters = covered = 0
+    for place in active:
+        if firsts[place] != place:
+            characters += ends[place + n] - ends[max(place, covered)]
+            covered = place + n
+    return characters

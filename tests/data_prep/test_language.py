@@ -1,15 +1,19 @@
 """Unicode repair and language identification, and both within a source's settings."""
 
 import socket
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from data_prep.choosing import choose
 from data_prep.clean import clean
 from data_prep.config import SourceConfig
-from data_prep.language import language_of, sampled, without_markup
+from data_prep.language import language_of, languages_of, sampled, without_markup
 from data_prep.mojibake import SIGNS, repair
-from data_prep.refine import refiner
+from data_prep.texts import texts_of
+from tests.data_prep.corpora import config
 
 TEXTS = {
     "en": "The river turns the wheel of the old mill, and the miller listens to the water all day long.",
@@ -56,17 +60,37 @@ def test_long_texts_are_judged_by_their_beginning_middle_and_end() -> None:
     assert sampled(text) == "\n".join(("a" * 500, "b" * 500, "c" * 500))
 
 
-def test_a_source_keeps_its_languages() -> None:
-    english = refiner(SourceConfig(name="s", path="p", languages=("en",)))
-    assert english(TEXTS["en"]).reason is None
-    assert english(TEXTS["de"]).reason == "language"
-    both = refiner(SourceConfig(name="s", path="p", languages=("en", "de")))
-    assert {language for language, text in TEXTS.items() if both(text).reason is None} == {"en", "de"}
+def test_more_is_looked_at_only_if_the_first_samples_leave_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def identified(text: str) -> tuple[str, float]:
+        asked.append(len(text))
+        return "en", 0.8 if "sure" in text or len(text) > 1_000 else 0.79
+
+    monkeypatch.setattr("data_prep.language._identified", identified)
+    assert language_of("surely" + "x" * 2_000) == ("en", 0.8)
+    assert language_of("x" * 2_000) == ("en", 0.8)
+    assert language_of("x" * 300) == ("en", 0.79)
+    assert asked == [302, 302, 1_502, 300]
+
+
+def test_a_source_keeps_its_languages(tmp_path: Path) -> None:
+    def dropped(*texts: str, **settings: Any) -> list[bool]:
+        """Which of the texts a source with these settings drops for their language."""
+        source = SourceConfig(name="s", path="p", **settings)
+        batch = texts_of([text.encode() for text in texts])
+        columns: dict[str, Any] = {"empty": np.zeros(len(texts), dtype=bool), "size": batch.sizes}
+        columns["language"], columns["confidence"] = map(np.array, languages_of(batch))
+        choice = choose(source, config(tmp_path), columns)
+        return [code >= 0 and choice.reasons[code] == "language" for code in choice.code.tolist()]
+
+    assert dropped(TEXTS["en"], TEXTS["de"], languages=("en",)) == [False, True]
+    both = dropped(*TEXTS.values(), languages=("en", "de"))
+    assert {language for language, out in zip(TEXTS, both, strict=True) if not out} == {"en", "de"}
     confidence = language_of(TEXTS["en"])[1]
-    for threshold, reason in ((confidence, None), (min(1.0, confidence * 1.0001), "language")):
-        strict = refiner(SourceConfig(name="s", path="p", languages=("en",), language_confidence=threshold))
-        assert strict(TEXTS["en"]).reason == reason
-    assert refiner(SourceConfig(name="s", path="p"))(TEXTS["ru"]).reason is None
+    for threshold, out in ((confidence * 0.9999, False), (min(1.0, confidence * 1.0001), True)):
+        assert dropped(TEXTS["en"], languages=("en",), language_confidence=threshold) == [out]
+    assert dropped(TEXTS["ru"]) == [False]
 
 
 @pytest.mark.parametrize(
