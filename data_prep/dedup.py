@@ -1,24 +1,26 @@
 """Exact duplicates: who is one, and which one of them survives.
 
-Documents are duplicates if their cleaned texts have the same 128-bit hash. The smallest (source position in the config,
-id, place in the input) survives: a pure function of the documents, whatever the order in which tasks finish. Hashes are
-looked at in buckets of equal prefix, one task a bucket, so memory is bounded by the bucket and not by the corpus.
+Documents are duplicates if their cleaned texts have the same 128-bit hash. The first one in the order of the corpus
+(source as configured, file by name, place in it) survives: a pure function of the inputs, whatever the order in which
+tasks finish. Hashes are looked at in buckets of equal prefix, one task a bucket, so memory is bounded by the bucket and
+not by the corpus.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-HASH = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
-"""A document of a part: its content hash and its row; parts store them sorted by hash."""
+from data_prep.texts import Int64s
+
 DROP = np.dtype([("part", "<u4"), ("row", "<u4")])
+"""A document that does not survive: number of the part, row among its chosen ones."""
 BUCKET_DOCUMENTS = 4_000_000
 """Documents of a bucket: about 30 bytes each while it is sorted, so 120 MB."""
 
-Hashes = npt.NDArray[np.void]
-Place = tuple[int, int]
-"""(part, row): parts are in order of source and of place in the input."""
+Sorted = npt.NDArray[np.void]
+"""What is looked up in buckets, sorted by a 64-bit field of it."""
 
 
 def num_buckets(num_documents: int) -> int:
@@ -26,42 +28,47 @@ def num_buckets(num_documents: int) -> int:
     return 1 << (max(1, -(-num_documents // BUCKET_DOCUMENTS)) - 1).bit_length()
 
 
-def bucket_slice(hashes: Hashes, bucket: int, buckets: int) -> Hashes:
-    """Those of a part's sorted hashes whose prefix is the bucket's."""
+def bucket_slice(entries: Sorted, by: str, bucket: int, buckets: int) -> Sorted:
+    """Those of some sorted entries whose field's prefix is the bucket's."""
     width = 2**64 // buckets
-    first = np.searchsorted(hashes["high"], np.uint64(bucket * width), side="left")
-    last = np.searchsorted(hashes["high"], np.uint64(bucket * width + width - 1), side="right")
-    return hashes[first:last]
+    first = np.searchsorted(entries[by], np.uint64(bucket * width), side="left")
+    last = np.searchsorted(entries[by], np.uint64(bucket * width + width - 1), side="right")
+    return entries[first:last]
 
 
-def duplicates(
-    bucket: Iterable[tuple[int, Hashes]], rank: Callable[[list[Place]], list[tuple[int, str]]]
-) -> npt.NDArray[np.void]:
-    """The places, as sorted `DROP` rows, of all documents of a bucket that do not survive.
+def duplicates(bucket: Iterable[tuple[int, Sorted]]) -> tuple[npt.NDArray[np.void], dict[int, int]]:
+    """The places, as sorted `DROP` rows, of all documents of a bucket that do not survive; and how many groups have how
+    many documents.
 
-    `bucket` gives each part's number and hashes; `rank` gives (source position, id) of places, and is asked about
-    documents with duplicates only, because ids are the larger half of what would have to be read.
+    `bucket` gives each part's number and its entries with the fields `high`, `low` and `row`.
     """
-    pieces = [(part, hashes) for part, hashes in bucket if len(hashes)]
+    pieces = [(part, entries) for part, entries in bucket if len(entries)]
     if not pieces:
-        return np.zeros(0, dtype=DROP)
-    part = np.concatenate([np.full(len(hashes), number, dtype=np.uint32) for number, hashes in pieces])
-    high, low, row = (np.concatenate([hashes[name] for _, hashes in pieces]) for name in ("high", "low", "row"))
-    order = np.lexsort((row, part, low, high))
-    part, row, high, low = part[order], row[order], high[order], low[order]
-    as_before = np.concatenate([[False], (high[1:] == high[:-1]) & (low[1:] == low[:-1])])
-    as_behind = np.concatenate([as_before[1:], [False]])
-    shared = as_before | as_behind
-    group = np.cumsum(~as_before)[shared].tolist()
-    places: list[Place] = list(zip(part[shared].tolist(), row[shared].tolist(), strict=True))
-    dropped: list[Place] = []
-    best: tuple[int, tuple[int, str], Place] | None = None
-    for number, ranked, place in zip(group, rank(places), places, strict=True):
-        if best is None or best[0] != number:
-            best = (number, ranked, place)
-        elif (ranked, place) < best[1:]:
-            dropped.append(best[2])
-            best = (number, ranked, place)
-        else:
-            dropped.append(place)
-    return np.array(sorted(dropped), dtype=DROP)
+        return np.zeros(0, dtype=DROP), {}
+    places = np.concatenate([places_of(number, entries["row"]) for number, entries in pieces])
+    high, low = (np.concatenate([entries[name] for _, entries in pieces]) for name in ("high", "low"))
+    order = np.lexsort((places, low, high))
+    again = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
+    groups = np.cumsum(np.concatenate([[True], ~again]))
+    sizes, counts = np.unique(np.unique(groups, return_counts=True)[1], return_counts=True)
+    clusters = {size: count for size, count in zip(sizes.tolist(), counts.tolist(), strict=True) if size > 1}
+    return as_drops(places[order[1:][again]]), clusters
+
+
+def places_of(part: int, rows: npt.NDArray[Any]) -> Int64s:
+    """A document's place in the corpus as one number: parts are in order of source and of place in the input."""
+    return rows.astype(np.int64) + (part << 32)
+
+
+def as_drops(places: Int64s) -> npt.NDArray[np.void]:
+    """Sorted `DROP` rows."""
+    places = np.sort(places)
+    drops = np.empty(len(places), dtype=DROP)
+    drops["part"], drops["row"] = places >> 32, places & 0xFFFFFFFF
+    return drops
+
+
+def drops_of(drops: npt.NDArray[np.void], part: int) -> npt.NDArray[np.uint32]:
+    """The rows of one part among sorted drops."""
+    first, last = np.searchsorted(drops["part"], [part, part + 1])
+    return np.asarray(drops["row"][first:last])
