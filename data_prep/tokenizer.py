@@ -20,12 +20,17 @@ import numpy.typing as npt
 
 from data_prep.errors import DataMistake
 from data_prep.pack import Int64s, Tokens
+from data_prep.texts import Texts, texts_of
 
 FAST, EXACT = "gigatoken", "tokenizers"
 LONG_BYTES = 1_000_000
 """Longer documents are encoded in pieces: `tokenizers` needs about 150 bytes of memory a token (tokenizers#1539)."""
-CHECKED_SHARE = 0.001
 NEVER_IN_UTF8 = b"\xff"
+PROBE = (
+    "  A text that isn't plain: I'M, we'LL\tand\n\n  \n so on...\n    x = 1234567 + 12 // 3;  </s> <0x0A> ▁▁ "
+    "<|endoftext|> Größe, cafe\u0301, ½ ﬁ Ⅷ １２ İǅ; 漢字かな 한국어 हिन्दी ไทย العربية 😀👨‍👩‍👧\u00a0\u3000\u2028 e \n "
+)
+"""What a tokenizer is tried on before gigatoken is trusted with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +80,12 @@ def train(texts: Iterable[str], vocab_size: int, end_of_text: str) -> bytes:
     return str(tokenizer.to_str(pretty=True)).encode()
 
 
+def hidden(name: str) -> str:
+    """The name in a vocabulary of a special token that its model would otherwise find in text, spaces standing for
+    something else there."""
+    return " " + name
+
+
 def byte_alphabet() -> list[str]:
     """The printable character that stands for each byte in a byte-level vocabulary (GPT-2's `bytes_to_unicode`)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -101,24 +112,30 @@ def _silent() -> Iterator[None]:
 def describe(tokenizer_json: bytes, end_of_text: str, where: str) -> TokenizerFacts:
     """Checks a `tokenizer.json` and that it has the end of text. Raises DataMistake, naming `where`, if not."""
     exact = _load_exact(tokenizer_json, where)
-    end_of_text_id = exact.token_to_id(end_of_text)
+    ids = [exact.token_to_id(name) for name in (end_of_text, hidden(end_of_text))]
+    end_of_text_id = next((one for one in ids if one is not None), None)
     if end_of_text_id is None:
         raise DataMistake(
             f"{where} has no token {end_of_text!r}; set tokenizer.end_of_text to the one that ends a document"
         )
     vocab_size = max(exact.get_vocab(with_added_tokens=True).values()) + 1
-    try:
-        _load_fast(tokenizer_json)
-        backend = FAST
-    except Exception:  # whatever it cannot load, it cannot encode; the exact one loaded above
-        backend = EXACT
     return TokenizerFacts(
         sha256=hashlib.sha256(tokenizer_json).hexdigest(),
         vocab_size=vocab_size,
         end_of_text_id=end_of_text_id,
         token_dtype="uint16" if vocab_size <= 2**16 else "uint32",
-        backend=backend,
+        backend=FAST if _is_fast(tokenizer_json, exact) else EXACT,
     )
+
+
+def _is_fast(tokenizer_json: bytes, exact: Any) -> bool:
+    """Whether gigatoken loads the tokenizer and agrees on what tokenizers are known to differ in."""
+    probe = texts_of([PROBE.encode()])
+    try:
+        found, _ = _encode_fast(_load_fast(tokenizer_json), probe)
+    except Exception:  # it has no error class of its own; the exact one loaded the same
+        return False
+    return bool(np.array_equal(found, _encode_exact(exact, probe)[0]))
 
 
 def _load_exact(tokenizer_json: bytes, where: str) -> Any:
@@ -128,7 +145,10 @@ def _load_exact(tokenizer_json: bytes, where: str) -> Any:
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json.decode())
     except Exception as error:  # the library raises bare Exception
-        raise DataMistake(f"{where} is no Hugging Face tokenizer.json ({error}); give one that is") from error
+        raise DataMistake(
+            f"{where} is no Hugging Face tokenizer.json, tiktoken rank file or SentencePiece model ({error});"
+            " give one that is"
+        ) from error
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -153,32 +173,46 @@ class Encoder:
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint32], Int64s]:
         """UTF-8 texts -> (tokens of all, number of tokens of each), without special tokens."""
-        if not texts:
+        return self.encode_texts(texts_of(texts))
+
+    def encode_texts(self, texts: Texts) -> tuple[npt.NDArray[np.uint32], Int64s]:
+        """The same of a batch, which gigatoken reads in place."""
+        if not len(texts):
             return np.zeros(0, dtype=np.uint32), np.zeros(0, dtype=np.int64)
-        if max(map(len, texts)) <= LONG_BYTES:
-            return self._encode_pieces(texts)
-        pieces = [cut(text) for text in texts]
-        tokens, lengths = self._encode_pieces([piece for text in pieces for piece in text])
-        firsts = np.cumsum([0] + [len(text) for text in pieces[:-1]])
+        pieces, firsts = cut(texts)
+        tokens, lengths = (
+            _encode_fast(self.fast, pieces) if self.fast is not None else _encode_exact(self.exact, pieces)
+        )
         return tokens, np.add.reduceat(lengths, firsts)
 
     def agrees(self, text: bytes, tokens: Tokens) -> bool:
-        """Whether the exact tokenizer gives these tokens too; of a long document its first piece is compared."""
-        first = cut(text)[0]
-        expected = self.exact.encode(first.decode(), add_special_tokens=False).ids
-        given = tokens if len(first) == len(text) else tokens[: len(expected)]
-        return bool(np.array_equal(given, np.array(expected, dtype=np.uint32)))
+        """Whether the exact tokenizer gives these tokens too."""
+        expected, _ = _encode_exact(self.exact, cut(texts_of([text]))[0])
+        return bool(np.array_equal(tokens, expected))
 
-    def _encode_pieces(self, pieces: Sequence[bytes]) -> tuple[npt.NDArray[np.uint32], Int64s]:
-        if self.fast is not None:
-            layout = self.fast.encode_batch(list(pieces), parallel=False).layout
-            offsets = np.asarray(layout.offsets.data)
-            return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets).astype(np.int64)
-        ids = [
-            np.array(self.exact.encode(piece.decode(), add_special_tokens=False).ids, dtype=np.uint32)
-            for piece in pieces
-        ]
-        return np.concatenate(ids), np.array([len(one) for one in ids], dtype=np.int64)
+
+def _encode_fast(fast: Any, pieces: Texts) -> tuple[npt.NDArray[np.uint32], Int64s]:
+    layout = fast.encode_batch(_awkward(pieces), parallel=False).layout
+    offsets = np.asarray(layout.offsets.data)
+    return np.asarray(layout.content.data)[offsets[0] : offsets[-1]], np.diff(offsets).astype(np.int64)
+
+
+def _encode_exact(exact: Any, pieces: Texts) -> tuple[npt.NDArray[np.uint32], Int64s]:
+    ids = [
+        np.array(exact.encode(pieces[place].decode(), add_special_tokens=False).ids, dtype=np.uint32)
+        for place in range(len(pieces))
+    ]
+    return np.concatenate(ids), np.array([len(one) for one in ids], dtype=np.int64)
+
+
+def _awkward(texts: Texts) -> Any:
+    """The one kind of array that gigatoken takes, over the same bytes."""
+    import awkward
+
+    characters = awkward.contents.NumpyArray(texts.data, parameters={"__array__": "char"})
+    offsets = awkward.index.Index64(texts.offsets)
+    strings = awkward.contents.ListOffsetArray(offsets, characters, parameters={"__array__": "string"})
+    return awkward.Array(strings)
 
 
 @lru_cache(maxsize=2)
@@ -189,19 +223,33 @@ def load_encoder(path: Path, sha256: str, backend: str) -> Encoder:
     return Encoder(data, backend)
 
 
-def cut(text: bytes) -> list[bytes]:
-    """Pieces of at most `LONG_BYTES`: behind a line end, else before a space, else between two characters.
+def cut(texts: Texts) -> tuple[Texts, Int64s]:
+    """(pieces of at most `LONG_BYTES` over the same bytes, place of each text's first piece).
 
-    A piece begins where a word does, so nearly every token is that of the uncut text.
+    A text is cut behind a line end, else before a space, else between two characters. A piece begins where a word
+    does, so nearly every token is that of the uncut text.
     """
-    pieces, start = [], 0
+    num_pieces = np.ones(len(texts), dtype=np.int64)
+    inner: list[int] = []
+    for place in np.flatnonzero(texts.sizes > LONG_BYTES).tolist():
+        cuts = _cuts(texts[place])
+        num_pieces[place] += len(cuts)
+        inner.extend(texts.offsets[place] + cuts)
+    if not inner:
+        return texts, np.arange(len(texts))
+    offsets = np.sort(np.concatenate([texts.offsets, np.array(inner, dtype=np.int64)]))
+    return Texts(texts.data, offsets), np.cumsum(num_pieces) - num_pieces
+
+
+def _cuts(text: bytes) -> Int64s:
+    """Where the pieces of a long text begin, but for the first."""
+    cuts, start = [], 0
     while len(text) - start > LONG_BYTES:
         middle, end = start + LONG_BYTES // 2, start + LONG_BYTES
-        split = text.rfind(b"\n", middle, end) + 1 or max(0, text.rfind(b" ", middle, end))
-        if not split:
-            split = end
-            while text[split] & 0xC0 == 0x80:
-                split -= 1
-        pieces.append(text[start:split])
-        start = split
-    return [*pieces, text[start:]]
+        start = text.rfind(b"\n", middle, end) + 1 or max(0, text.rfind(b" ", middle, end))
+        if not start:
+            start = end
+            while text[start] & 0xC0 == 0x80:
+                start -= 1
+        cuts.append(start)
+    return np.array(cuts, dtype=np.int64)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from data_prep import tokenizer
 from data_prep.errors import DataMistake
 from data_prep.small import byte_tokenizer
+from data_prep.texts import texts_of
 from data_prep.tokenizer import EXACT, FAST, Encoder, cut, describe, train
 
 END = "<|endoftext|>"
@@ -73,6 +74,17 @@ def test_facts(trained: bytes) -> None:
     assert (facts.vocab_size, facts.end_of_text_id, facts.token_dtype, facts.backend) == (800, 0, "uint16", FAST)
 
 
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [
+        ("normalizer", {"type": "Lowercase"}),  # gigatoken does not load it
+        ("pre_tokenizer", {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}),
+    ],
+)  # the second it loads, and then splits text all the same
+def test_gigatoken_is_not_used_where_it_cannot_or_differs(trained: bytes, section: str, change: object) -> None:
+    assert describe(json.dumps(json.loads(trained) | {section: change}).encode(), END, "here").backend == EXACT
+
+
 def test_no_tokenizer_and_no_end_of_text_are_named(trained: bytes) -> None:
     with pytest.raises(DataMistake, match=r"here is no Hugging Face tokenizer\.json"):
         describe(b"{}", END, "here")
@@ -115,16 +127,55 @@ def test_a_difference_is_seen(trained: bytes) -> None:
     assert not encoder.agrees(b"some text", tokens[:-1])
 
 
-@given(st.lists(st.sampled_from(["wörd ", "line\n", "漢", "x" * 30]), max_size=60).map("".join))
-def test_long_documents_are_cut_between_words(text: str) -> None:
+@pytest.mark.parametrize("wrong", [0, 700, -1])
+def test_a_difference_is_seen_in_any_piece_of_a_long_document(
+    trained: bytes, wrong: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "LONG_BYTES", 500)
+    encoder, text = Encoder(trained, FAST), b"a long line of words\n" * 200
+    tokens = encoder.encode([text])[0].copy()
+    assert encoder.agrees(text, tokens)
+    tokens[wrong] += 1
+    assert not encoder.agrees(text, tokens)
+
+
+@pytest.mark.parametrize("backend", [FAST, EXACT])
+def test_a_batch_is_encoded_as_its_texts_are(trained: bytes, backend: str) -> None:
+    encoder = Encoder(trained, backend)
+    given_texts = [b"", b"some text", "Größe 漢字".encode(), b"", b"more", b""]
+    tokens, lengths = encoder.encode_texts(texts_of(given_texts))
+    alone = [encoder.encode([text])[0].tolist() for text in given_texts]
+    assert [one.tolist() for one in np.split(tokens, np.cumsum(lengths)[:-1])] == alone
+    assert [len(one) for one in encoder.encode([])] == [0, 0]
+
+
+WORDS = st.lists(st.sampled_from(["wörd ", "line\n", "漢", "x" * 30]), max_size=60).map("".join)
+
+
+def test_a_cut_is_behind_a_line_or_before_a_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "LONG_BYTES", 10)
+    pieces, firsts = cut(texts_of([b"one two three", b"", b"line\nline two", b"0123456789abc"]))
+    assert [pieces[place] for place in range(len(pieces))] == [
+        b"one two", b" three", b"", b"line\nline", b" two", b"0123456789", b"abc"
+    ]  # fmt: skip
+    assert firsts.tolist() == [0, 2, 3, 5]
+
+
+@given(st.lists(WORDS, min_size=1, max_size=4))
+def test_long_documents_are_cut_between_words(given_texts: list[str]) -> None:
+    texts = texts_of([text.encode() for text in given_texts])
     limit, tokenizer.LONG_BYTES = tokenizer.LONG_BYTES, 50
     try:
-        pieces = cut(text.encode())
+        pieces, firsts = cut(texts)
     finally:
         tokenizer.LONG_BYTES = limit
-    assert b"".join(pieces) == text.encode()
-    assert all(len(piece) <= 50 for piece in pieces)
-    assert all(piece.decode() for piece in pieces[:-1])
+    assert pieces.data is texts.data
+    assert (pieces.sizes <= 50).all()
+    ends = [*firsts[1:], len(pieces)]
+    for text, first, end in zip(given_texts, firsts, ends, strict=True):
+        parts = [pieces[place].decode() for place in range(first, end)]
+        assert "".join(parts) == text
+        assert all(parts[:-1])
 
 
 @pytest.mark.parametrize("backend", [FAST, EXACT])
