@@ -1,102 +1,157 @@
 """From encoded parts to the corpus's own files: shards with their sidecars, and the held-out documents.
 
-A shard's task knows by prefix sums which cells its stretch of the stream lies in. It reads those cells of all parts,
-sorts their documents, and writes what is the shard's; a cell at a border is read by both neighbours. In memory are the
-tokens of one shard and of its cells at the borders.
+    pack_cells   lengths of each cell's documents  ->  tokens of its rows      (index only; no tokens are read)
+    write_cells  those, added up                   ->  where in the source's stream each cell begins: SOURCE.cells.npy
+    write_shard  the cells of a shard's span       ->  shard and sidecar
+
+A shard's task goes from cell to cell: it reads the cell's documents from all parts, packs them anew, and writes what is
+the shard's; a cell at a border is read by both neighbours. In memory is one cell, whatever a shard's size.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from data_prep.files import atomic_file, sha256_file, write_record
-from data_prep.manifest import HeldoutRecord, ShardRecord, sidecar_name
-from data_prep.pack import Int64s, ShardSpan, Tokens, cell_start, cells_of_span, parts_in_span, shuffled
-from data_prep.parts import INDEX, Work, load_array, load_raw, load_table
-from data_prep.shards import ShardWriter, shard_name, write_heldout, write_sidecar
+from data_prep.cells import cell_lengths, gathered, num_tokens_of, read_cells
+from data_prep.files import atomic_file, sha256_file
+from data_prep.manifest import HeldoutRecord, ShardRecord, cells_name, shard_name, sidecar_name
+from data_prep.pack import (
+    CONCATENATE,
+    Int64s,
+    ShardSpan,
+    Tokens,
+    cells_of_span,
+    clipped,
+    cut_documents,
+    lay_out,
+    starts_of,
+)
+from data_prep.shards import ShardWriter, SidecarWriter, sidecar_table, write_heldout
 from data_prep.tokenizer import TokenizerFacts
+from data_prep.work import Work
+
+CELLS_PER_TASK = 64
+"""Cells that one task packs: some 10 MB of index."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackRecord:
+    """What came of some cells."""
+
+    cell_tokens: tuple[int, ...]
+    """Tokens of each cell's part of the stream, padding between rows included."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A source's stream of rows."""
+
+    starts: Int64s
+    """Where each cell begins in it, and where the last ends."""
+    sha256: str
+    """Of the file that says so."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.starts[-1])
+
+
+def cell_ranges(num_cells: int) -> list[range]:
+    """The cells of a source, in the portions that `pack_cells` takes."""
+    return [range(first, min(first + CELLS_PER_TASK, num_cells)) for first in range(0, num_cells, CELLS_PER_TASK)]
+
+
+def pack_cells(work: Work, name: str, cells: range, num_cells: int, parts: Sequence[str]) -> PackRecord:
+    """Counts what each cell fills. `parts` are those of the source that may hold some of the cells."""
+    length, packing = work.config.sequence_length, work.config.packing
+    counts = [
+        num_tokens_of(work, parts, cell, num_cells)
+        if packing == CONCATENATE
+        else lay_out(cell_lengths(work, parts, cell, num_cells), length, packing)[1]
+        for cell in cells
+    ]
+    return work.save_record(name, PackRecord(cell_tokens=tuple(counts)))
+
+
+def write_cells(folder: Path, source: str, packed: Sequence[PackRecord]) -> Packed:
+    """Writes where in a source's stream each cell begins, and where the last ends."""
+    path = folder / "shards" / cells_name(source)
+    starts = starts_of([count for one in packed for count in one.cell_tokens])
+    with atomic_file(path) as file:
+        np.save(file, starts, allow_pickle=False)
+    return Packed(starts, sha256_file(path))
 
 
 def write_shard(
-    work: Work,
-    record: Path,
-    source: str,
-    span: ShardSpan,
-    cell_tokens: Sequence[int],
-    parts: Sequence[str],
-    facts: TokenizerFacts,
+    work: Work, name: str, source: str, span: ShardSpan, parts: Sequence[str], facts: TokenizerFacts
 ) -> ShardRecord:
-    """Writes one shard and its sidecar. `parts` are the names of all encoded parts of the source."""
+    """Writes one shard and its sidecar. `parts` are those of the source that may hold some of its cells."""
     path = work.output / "shards" / shard_name(source, span.number)
-    cells = cells_of_span(span, cell_tokens)
-    documents, lengths, ids = _sorted_cells(work, cells, len(cell_tokens), parts, facts)
-    ends = sum(cell_tokens[: cells.start]) + np.cumsum(lengths)
-    inside = parts_in_span(ends - lengths, ends, span, work.config.sequence_length)
-    with atomic_file(path) as file:
+    sidecar = path.with_name(sidecar_name(path.name))
+    starts = np.load(path.with_name(cells_name(source)), mmap_mode="r", allow_pickle=False)
+    num_documents = num_cut = 0
+    with atomic_file(path) as file, atomic_file(sidecar) as sidecar_file, SidecarWriter(sidecar_file) as documents:
         writer = ShardWriter(file, work.config.sequence_length, facts.end_of_text_id)
-        for i in inside.index.tolist():
-            start = int(ends[i] - lengths[i])
-            writer.write(documents[i][max(0, span.first_token - start) : span.end_token - start])
+        for number in cells_of_span(span, starts):
+            of_cell = _in_shard(work, source, span, number, starts, parts, facts)
+            writer.write(of_cell.tokens)
+            documents.write(of_cell.documents)
+            num_documents += of_cell.num_documents
+            num_cut += of_cell.cut_documents
         sha256 = writer.finish()
     assert writer.num_sequences == span.num_sequences, f"{path} has {writer.num_sequences} sequences, not as planned"
-    table = pa.table(
-        {
-            "id": ids.take(pa.array(inside.index)),
-            "source": pa.repeat(source, len(inside.index)),
-            "row": inside.row,
-            "first_token": inside.first_token,
-            "length": inside.length,
-        }
-    )
-    sidecar = path.with_name(sidecar_name(path.name))
-    with atomic_file(sidecar) as file:
-        write_sidecar(file, table)
     done = ShardRecord(
         name=path.name,
         source=source,
+        number=span.number,
         num_sequences=span.num_sequences,
-        num_documents=len(table),
+        num_documents=num_documents,
+        cut_documents=num_cut,
         size_bytes=writer.size_bytes,
         sha256=sha256,
         docs_sha256=sha256_file(sidecar),
     )
-    write_record(record, done)
-    return done
+    return work.save_record(name, done)
 
 
-def _sorted_cells(
-    work: Work, cells: range, num_cells: int, parts: Sequence[str], facts: TokenizerFacts
-) -> tuple[list[Tokens], Int64s, pa.ChunkedArray]:
-    """(tokens, lengths, ids) of the documents of neighbouring cells, in shuffled order."""
-    first_key, end_key = cell_start(cells.start, num_cells), cell_start(cells.stop, num_cells)
-    indexes, tokens, ids = [np.zeros(0, dtype=INDEX)], [], [pa.chunked_array([], type=pa.string())]
-    for part in parts:
-        index = load_array(work.encoded(facts.backend, part, "index.npy"))
-        first, end = (
-            int(np.searchsorted(index["shuffle"], np.uint64(key))) if key < 2**64 else len(index)
-            for key in (first_key, end_key)
-        )
-        if first == end:
-            continue
-        index = index[first:end]
-        start, count = int(index["start"][0]), int(index["length"].sum())
-        stream = load_raw(work.encoded(facts.backend, part, "tokens"), facts.token_dtype, start, count)
-        tokens += [stream[s : s + n] for s, n in zip(index["start"] - start, index["length"], strict=True)]
-        ids.append(load_table(work.encoded(facts.backend, part, "ids.arrow"))["id"].slice(first, end - first))
-        indexes.append(index)
-    index = np.concatenate(indexes)
-    order = shuffled(index["shuffle"], index["high"], index["low"])
-    all_ids = pa.chunked_array([chunk for one in ids for chunk in one.chunks], type=pa.string())
-    return [tokens[i] for i in order.tolist()], index["length"][order].astype(np.int64), all_ids.take(pa.array(order))
+@dataclass(frozen=True, kw_only=True)
+class CellInShard:
+    """What of a cell lies in a shard."""
+
+    tokens: Tokens
+    documents: pa.Table
+    """Their rows of the sidecar."""
+    num_documents: int
+    cut_documents: int
 
 
-def write_heldout_documents(
-    work: Work, record: Path, source: str, parts: Sequence[str], facts: TokenizerFacts
-) -> HeldoutRecord:
+def _in_shard(
+    work: Work, source: str, span: ShardSpan, number: int, starts: Int64s, parts: Sequence[str], facts: TokenizerFacts
+) -> CellInShard:
+    """Reads and packs a cell. A function of its own, so that nothing of a cell is left in memory when the next is
+    read."""
+    length = work.config.sequence_length
+    cell = read_cells(work, parts, range(number, number + 1), len(starts) - 1, facts)
+    start, stop = int(starts[number]), int(starts[number + 1])
+    first, end = max(span.first_token, start), min(span.end_token, stop)
+    pieces, _ = lay_out(cell.lengths, length, work.config.packing)
+    pieces = clipped(pieces, first - start, end - start)
+    tokens = gathered(cell, pieces, end - first, facts.end_of_text_id)
+    pieces = pieces.moved(first - span.first_token)
+    return CellInShard(
+        tokens=tokens,
+        documents=sidecar_table(cell.ids, source, pieces, length),
+        num_documents=len(np.unique(pieces.document)),
+        cut_documents=cut_documents(pieces, cell.lengths, length),
+    )
+
+
+def write_heldout_documents(work: Work, name: str, source: str, parts: Sequence[str]) -> HeldoutRecord:
     """Writes a source's held-out documents, sorted by id, then text."""
-    tables = [load_table(work.encoded(facts.backend, part, "heldout.arrow")) for part in parts]
+    tables = [work.load_table(part, "heldout.arrow") for part in parts]
     table = pa.concat_tables(tables)
     table = table.set_column(1, "text", table["text"].cast(pa.large_string()))
     table = table.sort_by([("id", "ascending"), ("text", "ascending")]).combine_chunks()
@@ -110,8 +165,7 @@ def write_heldout_documents(
         text_bytes=_text_bytes(table["text"]),
         sha256=sha256_file(path),
     )
-    write_record(record, done)
-    return done
+    return work.save_record(name, done)
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:

@@ -1,20 +1,29 @@
 """Documents to fixed-length sequences: where every token of a source lies, as arithmetic.
 
-The documents of a source, in shuffled order and each followed by the end-of-text token, form one long token stream.
-Sequence k is the stream's tokens [k * length, (k + 1) * length); shard j holds `sequences_per_shard` sequences. Nothing
-depends on where one cell, task or worker ends, so every shard but a source's last is full.
+The rows of a source, one after another, are its stream; shard j holds its rows [j * n, (j + 1) * n). Two ways to pack:
 
-    stream  |doc a....E|doc b..E|doc c..............E|doc d.E E E|      E: end-of-text, the last ones padding
-    rows    |row 0     |row 1     |row 2     |row 3             |
-    shards  |shard 0              |shard 1                      |
+    concatenate   |doc a....E|doc b..E|doc c..............E|doc d.E E E|      E: end-of-text, the last ones padding
+    best_fit      |doc c........|....E doc d.E E|doc a....E E E|doc b..E E E E|
+
+`concatenate` puts the documents, in shuffled order and each followed by the end-of-text token, one behind the other and
+cuts them where a row ends. `best_fit` cuts no document that fits into a row, and pads rows instead (best_fit.py).
+
+Documents are packed cell by cell: a cell is an equal slice of the shuffle key's range, about 16 MB of text. So no step
+ever holds more than a cell, and the stream is a function of the documents alone, not of tasks, workers or shards.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+CONCATENATE = "concatenate"
+BEST_FIT = "best_fit"
+PACKINGS = (CONCATENATE, BEST_FIT)
+CELL_BYTES = 16_000_000
+"""Text of a cell, about: what two shards read in vain at their border, and all that best-fit can choose from."""
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids, uint16 or uint32."""
@@ -24,27 +33,31 @@ UInt64s = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSpan:
-    """One shard's part of its source's token stream."""
+    """One shard's part of its source's stream."""
 
     number: int
     first_token: int
     end_token: int
-    """Behind the last real token; what the shard's last sequence lacks is padding."""
+    """Behind the stream's last token here; what the shard's last sequence lacks is padding."""
     num_sequences: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class DocumentParts:
-    """What of each document lies in one shard; one entry a document, in order of position."""
+class Pieces:
+    """Where documents lie in a stream; one entry for what lies together, in order of position."""
 
-    index: Int64s
+    document: Int64s
     """Which of the given documents."""
-    row: Int64s
-    """Sequence of the shard that holds the part's first token."""
-    first_token: Int64s
-    """Place of that token in its sequence."""
+    offset: Int64s
+    """The piece's first token, counted in its document."""
+    start: Int64s
+    """That token's place in the stream."""
     length: Int64s
-    """Tokens of the document in this shard, end-of-text included and padding not."""
+    """Tokens, end-of-text included and padding not."""
+
+    def moved(self, by: int) -> "Pieces":
+        """The same pieces, so many tokens further on."""
+        return replace(self, start=self.start + by)
 
 
 def shuffled(keys: UInt64s, content_high: UInt64s, content_low: UInt64s) -> Int64s:
@@ -52,10 +65,18 @@ def shuffled(keys: UInt64s, content_high: UInt64s, content_low: UInt64s) -> Int6
     return np.lexsort((content_low, content_high, keys)).astype(np.int64)
 
 
+def num_cells(text_bytes: int) -> int:
+    """Into how many cells the documents of a source are divided, given their text, held-out documents included.
+
+    A power of two, so that a little more text moves no document to another cell, until it moves all.
+    """
+    return 1 << (max(1, -(-text_bytes // CELL_BYTES)) - 1).bit_length()
+
+
 def cell_of(keys: UInt64s, num_cells: int) -> Int64s:
     """Cell of each key: equal slices of the key's range, in order, so sorted cells one after another are sorted.
 
-    Only the top 32 bits decide, which keeps `key * num_cells` inside 64 bits. Cells bound memory and shape no byte.
+    Only the top 32 bits decide, which keeps `key * num_cells` inside 64 bits.
     """
     assert 1 <= num_cells < 2**31
     return (((keys >> np.uint64(32)) * np.uint64(num_cells)) >> np.uint64(32)).astype(np.int64)
@@ -64,6 +85,11 @@ def cell_of(keys: UInt64s, num_cells: int) -> Int64s:
 def cell_start(cell: int, num_cells: int) -> int:
     """The smallest key of a cell; 2**64 for the cell behind the last."""
     return -(-cell * 2**32 // num_cells) << 32
+
+
+def starts_of(cell_tokens: Sequence[int]) -> Int64s:
+    """The stream's token with which each cell begins, and behind the last its end."""
+    return np.concatenate([[0], np.cumsum(np.asarray(cell_tokens, dtype=np.int64))]).astype(np.int64)
 
 
 def shard_spans(num_tokens: int, sequence_length: int, sequences_per_shard: int) -> tuple[ShardSpan, ...]:
@@ -80,26 +106,52 @@ def shard_spans(num_tokens: int, sequence_length: int, sequences_per_shard: int)
     )
 
 
-def cells_of_span(span: ShardSpan, cell_tokens: Sequence[int]) -> range:
-    """The cells whose tokens the span needs, given the number of tokens in each cell of its source."""
-    starts = np.concatenate([[0], np.cumsum(np.asarray(cell_tokens, dtype=np.int64))])
+def cells_of_span(span: ShardSpan, starts: Int64s) -> range:
+    """The cells whose tokens the span needs, given where in the stream each begins."""
     first = int(np.searchsorted(starts, span.first_token, side="right")) - 1
     end = int(np.searchsorted(starts, span.end_token, side="left"))
     return range(first, end)
 
 
-def parts_in_span(starts: Int64s, ends: Int64s, span: ShardSpan, sequence_length: int) -> DocumentParts:
-    """Which parts of documents at stream positions [start, end), given in order, lie in the span."""
-    first = int(np.searchsorted(ends, span.first_token, side="right"))
-    last = int(np.searchsorted(starts, span.end_token, side="left"))
-    part_starts = np.maximum(starts[first:last], span.first_token) - span.first_token
-    part_ends = np.minimum(ends[first:last], span.end_token) - span.first_token
-    return DocumentParts(
-        index=np.arange(first, last, dtype=np.int64),
-        row=part_starts // sequence_length,
-        first_token=part_starts % sequence_length,
-        length=part_ends - part_starts,
+def lay_out(lengths: Int64s, sequence_length: int, packing: str) -> tuple[Pieces, int]:
+    """Where the documents of a cell lie in its own stream, and how many tokens that has, padding between rows included.
+
+    `lengths`: tokens of each document in shuffled order, end-of-text included.
+    """
+    if packing == CONCATENATE:
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        places = np.arange(len(lengths), dtype=np.int64)
+        whole = Pieces(document=places, offset=np.zeros_like(places), start=starts, length=lengths)
+        return whole, int(lengths.sum())
+    from data_prep.best_fit import best_fit  # compiles a kernel, which readers of shards can do without
+
+    assert packing == BEST_FIT
+    return best_fit(lengths, sequence_length)
+
+
+def clipped(pieces: Pieces, first_token: int, end_token: int) -> Pieces:
+    """What of the pieces lies in [first_token, end_token) of their stream; starts are counted from `first_token`."""
+    first = int(np.searchsorted(pieces.start + pieces.length, first_token, side="right"))
+    last = max(first, int(np.searchsorted(pieces.start, end_token, side="left")))
+    start, length = pieces.start[first:last], pieces.length[first:last]
+    begin, end = np.maximum(start, first_token), np.minimum(start + length, end_token)
+    return Pieces(
+        document=pieces.document[first:last],
+        offset=pieces.offset[first:last] + begin - start,
+        start=begin - first_token,
+        length=end - begin,
     )
+
+
+def cut_documents(pieces: Pieces, lengths: Int64s, sequence_length: int) -> int:
+    """How many of the documents that begin with one of these pieces lie in more than one sequence.
+
+    Starts are counted from a row's begin. Wherever the rest of such a document lies, it is longer than its first row.
+    """
+    begins = pieces.offset == 0
+    room = sequence_length - pieces.start[begins] % sequence_length
+    return int((lengths[pieces.document[begins]] > room).sum())
 
 
 def with_end_of_text(tokens: Tokens, lengths: Int64s, end_of_text_id: int) -> Tokens:

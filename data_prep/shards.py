@@ -14,15 +14,16 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.manifest import HEADER_BYTES, Manifest, sidecar_name, stride_bytes
-from data_prep.pack import Tokens, rows
+from data_prep.manifest import HEADER_BYTES, ManifestRecord, sidecar_name, stride_bytes
+from data_prep.pack import Pieces, Tokens, rows
 
 END_BYTES = 1024
 """POSIX ends an archive with two zero blocks of 512 bytes."""
@@ -38,11 +39,9 @@ SIDECAR_SCHEMA = pa.schema(
         ("length", pa.int64()),
     ]
 )
+GROUP_ROWS = 65_536
+"""Documents in a row group of a sidecar, so that a reader can look at part of it."""
 HELDOUT_SCHEMA = pa.schema([("id", pa.string()), ("text", pa.large_string())])
-
-
-def shard_name(source: str, number: int) -> str:
-    return f"{source}-{number:05d}.tar"
 
 
 def sequences_per_shard(shard_bytes: int, sequence_length: int, token_dtype: str) -> int:
@@ -99,23 +98,18 @@ class ShardWriter:
     num_sequences: int = 0
     size_bytes: int = 0
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    _rest: list[Tokens] = field(default_factory=list)
-    _rest_tokens: int = 0
+    _rest: Tokens = field(default_factory=lambda: np.zeros(0, dtype=np.uint16))
 
     def write(self, tokens: Tokens) -> None:
-        """Takes the next tokens of the stream; whole sequences go to the file."""
-        self._rest.append(tokens)
-        self._rest_tokens += len(tokens)
-        if self._rest_tokens * tokens.dtype.itemsize >= BLOCK_BYTES:
-            joined = np.concatenate(self._rest)
-            whole = len(joined) // self.sequence_length * self.sequence_length
-            self._put_rows(rows(joined[:whole], self.sequence_length, self.end_of_text_id))
-            self._rest, self._rest_tokens = [joined[whole:]], len(joined) - whole
+        """Takes the next tokens of the stream, best some MB of them; whole sequences go to the file."""
+        joined = np.concatenate([self._rest, tokens]) if len(self._rest) else tokens
+        whole = len(joined) // self.sequence_length * self.sequence_length
+        self._put_rows(joined[:whole].reshape(-1, self.sequence_length))
+        self._rest = joined[whole:].copy()  # a view would keep all of them
 
     def finish(self) -> str:
         """Pads the last sequence, ends the archive and returns the sha256."""
-        if self._rest_tokens:
-            self._put_rows(rows(np.concatenate(self._rest), self.sequence_length, self.end_of_text_id))
+        self._put_rows(rows(self._rest, self.sequence_length, self.end_of_text_id))
         self._put(bytes(END_BYTES))
         return self._digest.hexdigest()
 
@@ -132,7 +126,7 @@ class ShardWriter:
         self.size_bytes += len(data) if isinstance(data, bytes) else data.nbytes
 
 
-def open_shard(path: Path, manifest: Manifest) -> Tokens:
+def open_shard(path: Path, manifest: ManifestRecord) -> Tokens:
     """A read-only view (num_sequences, sequence_length) of a shard's tokens in place: no copy, no parsing.
 
     The file stays mapped for as long as the array or a view of it lives. Raises ValueError if the file's size is not
@@ -150,19 +144,51 @@ def open_shard(path: Path, manifest: Manifest) -> Tokens:
     return np.ndarray(shape, dtype=dtype, buffer=mapped, offset=HEADER_BYTES, strides=(stride, dtype.itemsize))
 
 
-def write_sidecar(file: Path | BinaryIO, table: pa.Table) -> None:
-    """Stores a table with `SIDECAR_SCHEMA`. Row groups of 64k rows let a reader look at part of it."""
-    _write_parquet(file, table.cast(SIDECAR_SCHEMA), row_group_size=65_536)
+def sidecar_table(ids: pa.Array, source: str, pieces: Pieces, sequence_length: int) -> pa.Table:
+    """What a sidecar says of pieces that are placed in its shard. `ids` are those of all documents."""
+    return pa.table(
+        {
+            "id": ids.take(pa.array(pieces.document)),
+            "source": pa.repeat(source, len(pieces.document)),
+            "row": pieces.start // sequence_length,
+            "first_token": pieces.start % sequence_length,
+            "length": pieces.length,
+        }
+    ).cast(SIDECAR_SCHEMA)
+
+
+class SidecarWriter:
+    """Writes a sidecar from tables of documents, one after another, and holds one row group of them."""
+
+    def __init__(self, file: Path | BinaryIO) -> None:
+        self._writer = pq.ParquetWriter(file, SIDECAR_SCHEMA, compression="zstd")
+        self._rest = SIDECAR_SCHEMA.empty_table()
+
+    def write(self, table: pa.Table) -> None:
+        self._rest = pa.concat_tables([self._rest, table])
+        while len(self._rest) > GROUP_ROWS:
+            self._put(self._rest[:GROUP_ROWS])
+            self._rest = self._rest[GROUP_ROWS:]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._put(self._rest)
+        self._writer.close()
+
+    def _put(self, group: pa.Table) -> None:
+        """In one chunk: parquet's pages end where a table's chunks do, so equal tables in other chunks have other
+        bytes."""
+        self._writer.write_table(group.combine_chunks(), row_group_size=GROUP_ROWS)
 
 
 def write_heldout(file: Path | BinaryIO, table: pa.Table) -> None:
-    """Stores a source's held-out documents, sorted by id."""
-    _write_parquet(file, table.cast(HELDOUT_SCHEMA), row_group_size=1_024)
-
-
-def _write_parquet(file: Path | BinaryIO, table: pa.Table, row_group_size: int) -> None:
-    """In one chunk: parquet's pages end where a table's chunks do, so equal tables in other chunks have other bytes."""
-    pq.write_table(table.combine_chunks(), file, compression="zstd", row_group_size=row_group_size)
+    """Stores a source's held-out documents, sorted by id, in one chunk as above."""
+    pq.write_table(table.cast(HELDOUT_SCHEMA).combine_chunks(), file, compression="zstd", row_group_size=1_024)
 
 
 def read_sidecar(folder: Path, shard: str) -> pa.Table:
@@ -170,7 +196,7 @@ def read_sidecar(folder: Path, shard: str) -> pa.Table:
     return pq.read_table(folder / "shards" / sidecar_name(shard))
 
 
-def read_heldout(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str, str]]:
+def read_heldout(folder: Path, manifest: ManifestRecord) -> Iterator[tuple[str, str, str]]:
     """(source, id, text) of each held-out document, in the manifest's order."""
     for record in manifest.heldout:
         with pq.ParquetFile(folder / "heldout" / record.name) as file:

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.files import sha256_file
-from data_prep.manifest import read_manifest, sidecar_name
+from data_prep.manifest import cells_name, read_manifest, sidecar_name
 
 
 def verify(folder: Path) -> tuple[str, ...]:
     """Checks every file that the manifest covers by its sha256. Returns one line a problem; none means sound.
 
-    Raises FileNotFoundError or ValueError if the manifest itself is missing or damaged.
+    Raises FileNotFoundError or ValueError if the manifest itself or its table is missing or damaged.
     """
     return tuple(problem for path, expected in _covered(folder) if (problem := _problem(path, expected)) is not None)
 
@@ -18,6 +18,8 @@ def verify(folder: Path) -> tuple[str, ...]:
 def _covered(folder: Path) -> Iterator[tuple[Path, str]]:
     manifest = read_manifest(folder)
     yield folder / "tokenizer.json", manifest.tokenizer_sha256
+    for source in manifest.sources:
+        yield folder / "shards" / cells_name(source.name), source.cells_sha256
     for shard in manifest.shards:
         yield folder / "shards" / shard.name, shard.sha256
         yield folder / "shards" / sidecar_name(shard.name), shard.docs_sha256

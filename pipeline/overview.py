@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import plain
-from data_prep.manifest import read_manifest
+from data_prep.manifest import read_manifest_record
 from pipeline.config import RunConfig
 from pipeline.monitor.console import duration
 from pipeline.monitor.journal import Line, read_journal, unbroken
@@ -77,7 +77,7 @@ def corpus_rows(config: RunConfig, workspace: Workspace) -> list[dict[str, Any]]
             "kept": source.documents_kept,
             "tokens": source.num_tokens,
         }
-        for source in read_manifest(workspace.corpora / state.corpus).sources
+        for source in read_manifest_record(workspace.corpora / state.corpus).sources
     ]
 
 

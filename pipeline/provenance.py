@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import plain
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.data.order import Order, order_of
@@ -111,7 +110,7 @@ def steps_done(journal: Path) -> int:
 
 def visit_record(visit: Visit) -> dict[str, Any]:
     """One flat row, for `--json`."""
-    return {"step": visit.step, "position": visit.position, "epoch": visit.epoch, **plain(visit.part)}
+    return {"step": visit.step, "position": visit.position, "epoch": visit.epoch, **vars(visit.part)}
 
 
 def trace_text(trace: StepTrace) -> str:

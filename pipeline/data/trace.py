@@ -1,17 +1,16 @@
 """Every token has a parent: which documents a step trained on, and which steps trained on a document.
 
     step ──Order.locate──> (source, shard, row) ──sidecar──> documents
-    document's id ──shuffle key──> shard, rows ──Order.positions_of──> positions ──> steps
+    document's id ──shuffle key──> cell ──> shards, rows ──sidecar──> rows ──Order.positions_of──> positions ──> steps
 
-Neither way scans anything. A source's documents are sorted by their shuffle key, which is a hash of the id, over its
-shards and inside each. So an id is found by binary search: over shards by the first document of each, then over the row
-groups of one sidecar, then inside one row group. The steps are the inverse of the order, in closed form.
+Neither way scans anything. A document's shuffle key, which is a hash of its id, says which cell it was packed with, and
+`SOURCE.cells.npy` where the rows of a cell begin. A cell has about 16 MB of text, so the id is looked for in few row
+groups of one sidecar or two, those that tell of its rows. The steps are the inverse of the order, in closed form.
 """
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 
 from data_prep.files import sha256_file
 from data_prep.keys import SHUFFLE, document_key
-from data_prep.manifest import Manifest, ShardRecord, sidecar_name
+from data_prep.manifest import Manifest, ShardRecord, SourceRecord, cells_name, sidecar_name
+from data_prep.pack import Int64s, cell_of
 from pipeline.data.order import Order, SequenceIds
 from pipeline.errors import PipelineError
 
@@ -110,12 +110,7 @@ def parts_in_rows(
 ) -> dict[int, tuple[Part, ...]]:
     """The documents in some sequences of a shard, each in order. Only the row groups that cover them are read."""
     length = manifest.sequence_length
-    with pq.ParquetFile(verified_sidecar(corpus, shard)) as file:
-        first_rows = [
-            file.metadata.row_group(group).column(2).statistics.min for group in range(file.metadata.num_row_groups)
-        ]
-        groups = sorted({group for row in rows for group in groups_of_row(first_rows, row)})
-        table = file.read_row_groups(groups, columns=["id", "row", "first_token", "length"])
+    table = documents_of_rows(corpus, shard, [range(row, row + 1) for row in rows])
     starts, ends = stream_spans(table, length)
     found = {}
     for row in rows:
@@ -129,11 +124,21 @@ def parts_in_rows(
     return found
 
 
-def groups_of_row(first_rows: Sequence[int], row: int) -> range:
-    """The row groups that may tell of a sequence, given the sequence in which each group's first document begins: from
-    the last that begins before the sequence, since its last document may reach into it, to the last that begins in
-    it."""
-    return range(max(0, bisect_left(first_rows, row) - 1), bisect_right(first_rows, row))
+def documents_of_rows(corpus: Path, shard: ShardRecord, some: Sequence[range]) -> pa.Table:
+    """The sidecar's row groups that tell of some stretches of sequences, in order."""
+    with pq.ParquetFile(verified(sidecar(corpus, shard), shard.docs_sha256)) as file:
+        first_rows = [
+            file.metadata.row_group(group).column(2).statistics.min for group in range(file.metadata.num_row_groups)
+        ]
+        groups = sorted({group for rows in some for group in groups_of_rows(first_rows, rows)})
+        return file.read_row_groups(groups, columns=["id", "row", "first_token", "length"])
+
+
+def groups_of_rows(first_rows: Sequence[int], rows: range) -> range:
+    """The row groups that may tell of neighbouring sequences, given the sequence in which each group's first document
+    begins: from the last that begins before the first of them, since its last document may reach into it, to the last
+    that begins in the last of them."""
+    return range(max(0, bisect_left(first_rows, rows.start) - 1), bisect_left(first_rows, rows.stop))
 
 
 def stream_spans(table: pa.Table, length: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -161,56 +166,51 @@ def find_document(corpus: Path, manifest: Manifest, source: str, document_id: st
 
     Two documents with one id are both found.
     """
-    shards = manifest.source_shards(source)
-
-    def key_of(one: str) -> int:
-        return document_key(SHUFFLE, manifest.seed, source, one)
-
-    @cache
-    def first_key(number: int) -> int:
-        with pq.ParquetFile(sidecar(corpus, shards[number])) as file:
-            return key_of(first_id(file, 0))
-
-    key = key_of(document_id)
+    [record] = (one for one in manifest.sources if one.name == source)
+    key = document_key(SHUFFLE, manifest.seed, source, document_id)
+    rows = rows_of_key(cells(corpus, record), key, manifest.sequence_length)
+    full, shards = manifest.sequences_per_shard, manifest.source_shards(source)
     return [
         (number, part)
-        for number in runs_with(key, len(shards), first_key)
-        for part in parts_of_document(corpus, manifest, shards[number], document_id, key_of)
+        for number in range(rows.start // full, -(-rows.stop // full) if rows else 0)
+        for part in parts_of_document(
+            corpus, manifest, shards[number], document_id, within(rows, number * full, shards[number].num_sequences)
+        )
     ]
 
 
+def rows_of_key(starts: Int64s, key: int, length: int) -> range:
+    """The sequences of a source that hold the documents of a key's cell, given where in its stream each cell begins."""
+    [cell] = cell_of(np.asarray([key], dtype=np.uint64), len(starts) - 1).tolist()
+    first, end = int(starts[cell]), int(starts[cell + 1])
+    return range(first // length, -(-end // length)) if first < end else range(0)
+
+
+def within(rows: range, first: int, count: int) -> range:
+    """Those of the rows that are among `count` rows from `first` on, counted from it."""
+    return range(max(0, rows.start - first), min(count, rows.stop - first))
+
+
 def parts_of_document(
-    corpus: Path, manifest: Manifest, shard: ShardRecord, document_id: str, key_of: Callable[[str], int]
+    corpus: Path, manifest: Manifest, shard: ShardRecord, document_id: str, rows: range
 ) -> list[Part]:
-    """A document's parts in one shard, by binary search in its sidecar."""
-    key, length = key_of(document_id), manifest.sequence_length
-    parts: list[Part] = []
-    with pq.ParquetFile(verified_sidecar(corpus, shard)) as file:
-        groups = runs_with(key, file.metadata.num_row_groups, lambda group: key_of(first_id(file, group)))
-        for group in groups:
-            table = file.read_row_group(group, columns=["id", "row", "first_token", "length"])
-            ids = table["id"]
-            places, key_at = range(len(table)), lambda at, ids=ids: key_of(ids[at].as_py())
-            first, last = bisect_left(places, key, key=key_at), bisect_right(places, key, key=key_at)
-            table = table.slice(first, last - first)
-            for one, start, end in zip(table["id"].to_pylist(), *stream_spans(table, length), strict=True):
-                if one == document_id:
-                    rows = range(int(start) // length, -(-int(end) // length))
-                    parts += [part_in_row(one, shard, int(start), int(end), row, length) for row in rows]
-    return parts
+    """A document's parts in one shard, looked for in some of its sequences."""
+    length = manifest.sequence_length
+    table = documents_of_rows(corpus, shard, [rows])
+    starts, ends = stream_spans(table, length)
+    found = [place for place, one in enumerate(table["id"].to_pylist()) if one == document_id]
+    return [
+        part_in_row(document_id, shard, start, end, row, length)
+        for start, end in zip(starts[found].tolist(), ends[found].tolist(), strict=True)
+        for row in range(start // length, -(-end // length))
+    ]
 
 
-def runs_with(key: int, num_runs: int, first_key: Callable[[int], int]) -> range:
-    """Which of several runs, each sorted and one after another, may hold a key, given the first key of each: those that
-    begin with it, and the one before them. Asks for about log2(num_runs) of the first keys."""
-    first = bisect_left(range(num_runs), key, key=first_key)
-    return range(max(0, first - 1), bisect_right(range(num_runs), key, lo=first, key=first_key))
-
-
-def first_id(file: pq.ParquetFile, group: int) -> str:
-    """The id of a row group's first document."""
-    batch = next(file.iter_batches(batch_size=1, row_groups=[group], columns=["id"]))
-    return str(batch["id"][0].as_py())
+def cells(corpus: Path, source: SourceRecord) -> Int64s:
+    """Where in a source's stream each cell begins, and the last ends."""
+    path = corpus / "shards" / cells_name(source.name)
+    starts: Int64s = np.load(verified(path, source.cells_sha256), mmap_mode="r", allow_pickle=False)
+    return starts
 
 
 def is_held_out(corpus: Path, manifest: Manifest, source: str, document_id: str) -> bool:
@@ -226,9 +226,8 @@ def sidecar(corpus: Path, shard: ShardRecord) -> Path:
     return corpus / "shards" / sidecar_name(shard.name)
 
 
-def verified_sidecar(corpus: Path, shard: ShardRecord) -> Path:
-    """The sidecar's path. Raises PipelineError if its bytes are not those that the manifest recorded."""
-    path = sidecar(corpus, shard)
-    if not path.is_file() or sha256_file(path) != shard.docs_sha256:
+def verified(path: Path, sha256: str) -> Path:
+    """The path. Raises PipelineError if the file's bytes are not those that the manifest recorded."""
+    if not path.is_file() or sha256_file(path) != sha256:
         raise PipelineError(f"{path} is missing or does not match the manifest; build the corpus again: headrace prep")
     return path

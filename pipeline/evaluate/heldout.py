@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.manifest import read_manifest
+from data_prep.manifest import read_manifest_record
 from data_prep.shards import read_heldout
 from data_prep.tokenizer import load_encoder
 from pipeline.errors import Mistake
@@ -43,7 +43,7 @@ def evaluate_heldout(
 
 def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:
     """The corpus's held-out documents, encoded with its tokenizer."""
-    manifest = read_manifest(corpus)
+    manifest = read_manifest_record(corpus)
     encoder = load_encoder(corpus / "tokenizer.json", manifest.tokenizer_sha256, manifest.tokenizer_backend)
     rows = [(source, document_id, text.encode()) for source, document_id, text in read_heldout(corpus, manifest)]
     if not rows:
@@ -60,7 +60,7 @@ def texts_digest(corpus: Path) -> str:
     """Digest of what is scored: the texts, not their tokens, so that models over different tokenizers can be
     compared."""
     hasher = hashlib.sha256()
-    for source, document_id, text in read_heldout(corpus, read_manifest(corpus)):
+    for source, document_id, text in read_heldout(corpus, read_manifest_record(corpus)):
         for part in (source, document_id, text):
             data = part.encode()
             hasher.update(len(data).to_bytes(8, "little") + data)

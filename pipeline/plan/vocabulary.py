@@ -1,11 +1,13 @@
 """How large the vocabulary is, before there is a corpus or after."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.errors import DataMistake
 from data_prep.files import digest
-from data_prep.manifest import MANIFEST_NAME, read_manifest
+from data_prep.manifest import MANIFEST_NAME, read_manifest_record
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
 from pipeline.runs import read_state
@@ -26,7 +28,7 @@ def find_vocabulary(config: RunConfig, workspace: Workspace, told: int | None) -
         return Vocabulary(size=told, source="--vocab-size")
     state = read_state(workspace.run(config.name))
     if state is not None and (workspace.corpora / state.corpus / MANIFEST_NAME).is_file():
-        manifest = read_manifest(workspace.corpora / state.corpus)
+        manifest = read_manifest_record(workspace.corpora / state.corpus)
         return Vocabulary(size=manifest.vocab_size, source=f"corpus {state.corpus}")
     built = _built_corpora(config, workspace)
     sizes = sorted(set(built.values()))
@@ -50,8 +52,13 @@ def _built_corpora(config: RunConfig, workspace: Workspace) -> dict[str, int]:
     from data_prep.plan import ALGORITHM_VERSION, shaping  # brings fsspec
 
     wanted = digest({"algorithm": ALGORITHM_VERSION} | shaping(config.data))
-    manifests = {folder.name: read_manifest(folder) for folder in folders}
-    return {name: manifest.vocab_size for name, manifest in manifests.items() if manifest.config_digest == wanted}
+    found = {}
+    for folder in folders:
+        with suppress(DataMistake):  # of another format, so of another version's config as well
+            manifest = read_manifest_record(folder)
+            if manifest.config_digest == wanted:
+                found[folder.name] = manifest.vocab_size
+    return found
 
 
 def _tokens_in(path: Path) -> int:

@@ -7,24 +7,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.pack import (
+    PACKINGS,
+    Pieces,
     ShardSpan,
     cell_of,
-    cell_start,
     cells_of_span,
-    parts_in_span,
+    clipped,
+    cut_documents,
+    lay_out,
     rows,
     shard_spans,
     shuffled,
+    starts_of,
     with_end_of_text,
 )
 
 END = 0
 documents_of_tokens = st.lists(st.lists(st.integers(1, 65_535), max_size=40), min_size=1, max_size=30)
+lengths_of_documents = st.lists(st.integers(1, 60), max_size=30)
 keys = st.lists(st.integers(0, 2**64 - 1), max_size=50)
 
 
 def plain_stream(documents: list[list[int]]) -> list[int]:
     return [token for document in documents for token in [*document, END]]
+
+
+def columns(pieces: Pieces) -> list[tuple[int, int, int, int]]:
+    """(document, offset, start, length) of each piece."""
+    return list(zip(*(column.tolist() for column in vars(pieces).values()), strict=True))
+
+
+def stream_of(pieces: Pieces, count: int) -> list[tuple[int, int] | None]:
+    """A stream of (document, token), with None for padding."""
+    stream: list[tuple[int, int] | None] = [None] * count
+    for document, offset, start, length in columns(pieces):
+        assert stream[start : start + length] == [None] * length
+        stream[start : start + length] = [(document, offset + at) for at in range(length)]
+    return stream
 
 
 @given(documents_of_tokens)
@@ -54,30 +73,43 @@ def test_shards_cut_the_stream_without_gap_and_only_the_last_is_short(tokens: in
     assert sum(span.num_sequences for span in spans) == -(-tokens // length)
 
 
-@given(documents_of_tokens, st.integers(1, 17), st.integers(1, 5))
-def test_the_parts_of_a_span_say_where_each_document_lies(documents: list[list[int]], length: int, per: int) -> None:
-    ends = np.array(list(accumulate(len(document) + 1 for document in documents)), dtype=np.int64)
-    starts = ends - [len(document) + 1 for document in documents]
-    found: dict[int, list[int]] = {i: [] for i in range(len(documents))}
-    stream = plain_stream(documents)
-    for span in shard_spans(len(stream), length, per):
-        table = rows(np.array(stream[span.first_token : span.end_token], dtype=np.uint16), length, END).ravel()
-        parts = parts_in_span(starts, ends, span, length)
-        assert (np.diff(parts.row * length + parts.first_token) > 0).all()
-        for index, row, first, count in zip(parts.index, parts.row, parts.first_token, parts.length, strict=True):
-            assert count > 0
-            assert first < length
-            begin = row * length + first
-            found[int(index)] += table[begin : begin + count].tolist()
-    assert found == {i: [*document, END] for i, document in enumerate(documents)}
+@given(lengths_of_documents, st.integers(1, 17), st.integers(1, 5), st.sampled_from(PACKINGS))
+def test_shards_hold_each_token_once_at_the_place_they_say(lengths: list[int], length: int, per: int, how: str) -> None:
+    """Token t of document d is (d, t); shards are cut out of the stream, and their pieces lead back to it."""
+    pieces, count = lay_out(np.array(lengths, dtype=np.int64), length, how)
+    stream = stream_of(pieces, count)
+    found: list[tuple[int, int]] = []
+    for span in shard_spans(count, length, per):
+        here = clipped(pieces, span.first_token, span.end_token)
+        assert (np.diff(here.start) > 0).all()
+        assert (here.length > 0).all()
+        for document, offset, start, many in columns(here):
+            first = span.first_token + start
+            assert stream[first : first + many] == [(document, offset + at) for at in range(many)]
+            found += stream[first : first + many]
+    assert sorted(found) == [(document, token) for document, many in enumerate(lengths) for token in range(many)]
+
+
+@given(lengths_of_documents, st.integers(1, 17), st.sampled_from(PACKINGS))
+def test_cut_documents_are_those_in_several_rows(lengths: list[int], length: int, how: str) -> None:
+    array = np.array(lengths, dtype=np.int64)
+    pieces, count = lay_out(array, length, how)
+    rows_of: dict[int, set[int]] = {}
+    for place, token in enumerate(stream_of(pieces, count)):
+        if token is not None:
+            rows_of.setdefault(token[0], set()).add(place // length)
+    expected = sum(len(some) > 1 for some in rows_of.values())
+    assert cut_documents(pieces, array, length) == expected
+    by_shard = [clipped(pieces, span.first_token, span.end_token) for span in shard_spans(count, length, 2)]
+    assert sum(cut_documents(some, array, length) for some in by_shard) == expected
 
 
 @given(keys, st.integers(1, 1_000))
 def test_cells_cut_the_keys_in_order(some: list[int], cells: int) -> None:
-    array = np.array(some, dtype=np.uint64)
-    for key, cell in zip(some, cell_of(array, cells).tolist(), strict=True):
-        assert 0 <= cell < cells
-        assert cell_start(cell, cells) <= key < cell_start(cell + 1, cells)
+    found = cell_of(np.array(sorted(some), dtype=np.uint64), cells).tolist()
+    assert found == sorted(found)
+    for key, cell in zip(sorted(some), found, strict=True):
+        assert cell == (key >> 32) * cells // 2**32, "of equal slices, the one that holds the key"
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=12), st.data())
@@ -94,7 +126,7 @@ def test_a_span_needs_the_cells_it_overlaps(cell_tokens: list[int], data: st.Dat
         for cell, (stop, count) in enumerate(zip(ends, cell_tokens, strict=True))
         if count and stop - count < end and stop > first
     }
-    chosen = set(cells_of_span(span, cell_tokens))
+    chosen = set(cells_of_span(span, starts_of(cell_tokens)))
     assert needed <= chosen
     assert all(cell_tokens[cell] == 0 for cell in chosen - needed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import webdataset
 from hypothesis import given, settings
@@ -127,14 +128,34 @@ def test_the_sidecar_finds_every_document(corpus: tuple[Path, Manifest]) -> None
     assert len(found["d8"]) == len("document 8 says <|endoftext|> ") * 8 + 1
 
 
-def test_a_sidecars_bytes_do_not_depend_on_chunks(tmp_path: Path) -> None:
-    columns = {"row": range(60_000), "first_token": [0] * 60_000, "length": [1] * 60_000}
+def test_a_sidecars_bytes_do_not_depend_on_how_it_is_handed_over(tmp_path: Path) -> None:
+    count = 150_000
+    columns = {"row": range(count), "first_token": [0] * count, "length": [1] * count}
     table = pa.table(
-        {"id": [f"a long id of document {i:09d}" for i in range(60_000)], "source": ["s"] * 60_000, **columns}
+        {"id": [f"a long id of document {i:09d}" for i in range(count)], "source": ["s"] * count, **columns}
     )
-    shards.write_sidecar(tmp_path / "one", table)
-    shards.write_sidecar(tmp_path / "many", pa.concat_tables([table[i : i + 777] for i in range(0, 60_000, 777)]))
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes()
+    table = table.cast(shards.SIDECAR_SCHEMA)
+    for name, step in (("one", count), ("many", 777), ("groups", shards.GROUP_ROWS)):
+        with shards.SidecarWriter(tmp_path / name) as writer:
+            for first in range(0, count, step):
+                writer.write(table[first : first + step])
+    assert pq.ParquetFile(tmp_path / "one").num_row_groups == 3
+    assert pq.read_table(tmp_path / "one").equals(table)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "many").read_bytes() == (tmp_path / "groups").read_bytes()
+
+
+def test_a_sidecar_is_written_as_it_comes() -> None:
+    """One row group is held, not all documents of a shard."""
+    ids = [f"{at * 2_654_435_761 % 2**32:x}" for at in range(shards.GROUP_ROWS)]  # nothing to compress
+    columns = {"row": range(len(ids)), "first_token": [0] * len(ids), "length": [1] * len(ids)}
+    table = pa.table({"id": ids, "source": ["s"] * len(ids), **columns}).cast(shards.SIDECAR_SCHEMA)
+    file = io.BytesIO()
+    with shards.SidecarWriter(file) as writer:
+        sizes = []
+        for _ in range(4):
+            writer.write(table)
+            sizes.append(file.tell())
+    assert all(after - before > 100_000 for before, after in pairwise(sizes))
 
 
 def test_a_cut_shard_is_refused(corpus: tuple[Path, Manifest], tmp_path: Path) -> None:
@@ -150,10 +171,17 @@ def test_verify_names_the_file_with_a_flipped_byte(tmp_path: Path) -> None:
         tmp_path, {"a": [("x", "some text")], "b": [("y", "more")]}, sequence_length=4, heldout={"b": [("z", "held")]}
     )
     assert verify(tmp_path) == ()
-    for name in ("tokenizer.json", "shards/a-00000.tar", "shards/b-00000.docs.parquet", "heldout/b.parquet"):
+    for name in (
+        "tokenizer.json",
+        "shards/a-00000.tar",
+        "shards/b-00000.docs.parquet",
+        "shards/a.cells.npy",
+        "heldout/b.parquet",
+    ):
         path = tmp_path / name
         good = path.read_bytes()
-        path.write_bytes(good[:600] + bytes([good[600] ^ 1]) + good[601:])
+        at = min(600, len(good) - 1)
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         [problem] = verify(tmp_path)
         assert str(path) in problem
         path.write_bytes(good)

@@ -1,32 +1,30 @@
 """Promise 4: every token has a parent. What trace and where say is what the plain way finds, and neither scans."""
 
-import math
-import time
+import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from data_prep import keys
+from benchmarks.trace import BATCH as BIG_BATCH
+from benchmarks.trace import DOCUMENT, STEP, make_corpus
+from data_prep import pack
 from data_prep.files import sha256_file
-from data_prep.manifest import Manifest, ShardRecord, sidecar_name
-from data_prep.shards import open_shard, shard_name, write_sidecar
+from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name
+from data_prep.shard_table import Shards, shards_of
+from data_prep.shards import open_shard, read_sidecar
 from data_prep.small import write_small_corpus
 from pipeline.data import trace
-from pipeline.data.mixture import BLOCK
 from pipeline.data.order import Order, order_of
 from pipeline.data.trace import (
     documents_of_step,
     find_document,
-    groups_of_row,
+    groups_of_rows,
     is_held_out,
     parts_in_rows,
-    runs_with,
     steps_of_document,
 )
 from pipeline.errors import PipelineError
@@ -37,8 +35,16 @@ LONG = "the water of the mill " * 90
 """A document of many rows and several shards."""
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, Order]:
+@pytest.fixture(scope="module", autouse=True)
+def small_cells() -> Iterator[None]:
+    """A handful of cells a source instead of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "CELL_BYTES", 1_000)
+        yield
+
+
+@pytest.fixture(scope="module", params=pack.PACKINGS)
+def corpus(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> tuple[Path, Manifest, Order]:
     folder = tmp_path_factory.mktemp("corpus")
     prose = [*sentences("prose", 60), ("long", LONG), ("both", "in prose"), ("twice", "one"), ("twice", "another one")]
     code = [*sentences("code", 12), ("both", "in code"), ("", "no name"), ("名 前", "a name of its own")]
@@ -49,6 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest, Or
         sequence_length=LENGTH,
         sequences_per_shard=7,
         seed=3,
+        packing=request.param,
     )
     return folder, manifest, order_of(manifest, (0.6, 0.4), seed=5)
 
@@ -90,6 +97,29 @@ def test_a_step_is_made_of_the_documents_it_says(corpus: tuple[Path, Manifest, O
                 words = row[part.first_token : end].rstrip(b"\0").decode()
                 assert words in texts.get((source, part.id), words)
             assert set(row[end:]) <= {0}, "what no document fills is padding"
+
+
+def test_where_finds_what_a_look_at_every_sidecar_finds(corpus: tuple[Path, Manifest, Order]) -> None:
+    folder, manifest, _ = corpus
+    for source in ("prose", "code"):
+        everywhere = defaultdict(list)
+        for number, shard in enumerate(manifest.source_shards(source)):
+            for entry in read_sidecar(folder, shard.name).to_pylist():
+                everywhere[entry["id"]].append((number, entry))
+        for document_id, entries in everywhere.items():
+            found = find_document(folder, manifest, source, document_id)
+            tokens = [
+                (number, part.row * LENGTH + part.first_token + at)
+                for number, part in found
+                for at in range(part.num_tokens)
+            ]
+            assert tokens == [
+                (number, entry["row"] * LENGTH + entry["first_token"] + at)
+                for number, entry in entries
+                for at in range(entry["length"])
+            ]
+            assert all(part.first_token + part.num_tokens <= LENGTH for _, part in found)
+        assert len(np.load(folder / "shards" / cells_name(source))) > 3
 
 
 def test_where_is_the_inverse_of_trace(corpus: tuple[Path, Manifest, Order]) -> None:
@@ -135,20 +165,6 @@ def test_two_documents_of_one_id_are_both_found(corpus: tuple[Path, Manifest, Or
     assert sum(part.num_tokens for part in parts) == len("one") + len("another one") + 2
 
 
-@given(st.lists(st.lists(st.integers(0, 20), min_size=1, max_size=5), max_size=12), st.integers(0, 20))
-def test_runs_with_a_key_are_among_those_given(lengths: list[list[int]], key: int) -> None:
-    """Runs of one long sorted list; also where a key fills several of them."""
-    flat = sorted(key for run in lengths for key in run)
-    runs, start = [], 0
-    for run in lengths:
-        runs.append(flat[start : start + len(run)])
-        start += len(run)
-    given_runs = runs_with(key, len(runs), lambda at: runs[at][0])
-    holding = [at for at, run in enumerate(runs) if key in run]
-    assert set(holding) <= set(given_runs)
-    assert len(given_runs) <= len(holding) + 1
-
-
 @pytest.mark.parametrize("rows_in_group", [1, 3])
 def test_row_groups_are_picked_rightly(
     corpus: tuple[Path, Manifest, Order], tmp_path: Path, rows_in_group: int
@@ -158,12 +174,14 @@ def test_row_groups_are_picked_rightly(
 
     folder, manifest, _ = corpus
     (tmp_path / "shards").mkdir()
+    for source in manifest.sources:
+        shutil.copy(folder / "shards" / cells_name(source.name), tmp_path / "shards")
     records = []
     for record in manifest.shards:
         sidecar = tmp_path / "shards" / sidecar_name(record.name)
         pq.write_table(pq.read_table(folder / "shards" / sidecar.name), sidecar, row_group_size=rows_in_group)
         records.append(replace(record, docs_sha256=sha256_file(sidecar)))
-    small_groups = replace(manifest, shards=tuple(records))
+    small_groups = replace(manifest, shards=shards_of(records, manifest.shards.sources))
     for old, new in zip(manifest.shards, records, strict=True):
         for row in range(old.num_sequences):
             assert parts_in_rows(tmp_path, small_groups, new, [row]) == parts_in_rows(folder, manifest, old, [row])
@@ -174,89 +192,56 @@ def test_row_groups_are_picked_rightly(
 
 
 def test_a_group_that_begins_inside_a_row_needs_the_one_before() -> None:
-    assert list(groups_of_row([0, 3, 3, 7], 3)) == [0, 1, 2]
-    assert list(groups_of_row([0, 3, 3, 7], 5)) == [2]
-    assert list(groups_of_row([0, 3, 3, 7], 0)) == [0]
-    assert list(groups_of_row([0, 3, 3, 7], 9)) == [3]
+    assert list(groups_of_rows([0, 3, 3, 7], range(3, 4))) == [0, 1, 2]
+    assert list(groups_of_rows([0, 3, 3, 7], range(5, 6))) == [2]
+    assert list(groups_of_rows([0, 3, 3, 7], range(0, 1))) == [0]
+    assert list(groups_of_rows([0, 3, 3, 7], range(9, 10))) == [3]
+    assert list(groups_of_rows([0, 3, 3, 7], range(4, 8))) == [2, 3]
+    assert list(groups_of_rows([0, 3, 3, 7], range(0, 9))) == [0, 1, 2, 3]
 
 
 def test_a_changed_sidecar_is_named(corpus: tuple[Path, Manifest, Order]) -> None:
     folder, manifest, order = corpus
-    changed = replace(manifest, shards=tuple(replace(shard, docs_sha256="0" * 64) for shard in manifest.shards))
+    records = [replace(shard, docs_sha256="0" * 64) for shard in manifest.shards]
+    changed = replace(manifest, shards=shards_of(records, manifest.shards.sources))
     with pytest.raises(PipelineError, match=r"prose-\d+\.docs\.parquet"):
         steps_of_document(folder, changed, order, BATCH, "prose", "long", STEPS)
     with pytest.raises(PipelineError, match=r"docs\.parquet"):
         documents_of_step(folder, changed, order, BATCH, 1)
+    other_cells = replace(manifest, sources=tuple(replace(one, cells_sha256="0" * 64) for one in manifest.sources))
+    with pytest.raises(PipelineError, match=r"prose\.cells\.npy"):
+        steps_of_document(folder, other_cells, order, BATCH, "prose", "long", STEPS)
 
 
-NUM_SHARDS, DOCUMENTS = 1_500, 40
-
-
-@pytest.fixture(scope="module")
-def many_shards(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
-    """Sidecars without shards: 60,000 documents, one a row, over 1,500 shards."""
-    folder = tmp_path_factory.mktemp("many")
-    (folder / "shards").mkdir()
-    base = write_small_corpus(folder / "base", {"web": [("x", "y")]}, sequence_length=LENGTH, seed=1)
-    ids = [f"https://example.org/{i}" for i in range(NUM_SHARDS * DOCUMENTS)]
-    ids.sort(key=lambda one: keys.document_key(keys.SHUFFLE, 1, "web", one))
-    records = []
-    for number in range(NUM_SHARDS):
-        name = shard_name("web", number)
-        table = pa.table(
-            {
-                "id": ids[number * DOCUMENTS : (number + 1) * DOCUMENTS],
-                "source": ["web"] * DOCUMENTS,
-                "row": np.arange(DOCUMENTS),
-                "first_token": np.zeros(DOCUMENTS, dtype=np.int64),
-                "length": np.full(DOCUMENTS, LENGTH),
-            }
-        )
-        sidecar = folder / "shards" / sidecar_name(name)
-        write_sidecar(sidecar, table)
-        records.append(
-            ShardRecord(
-                name=name,
-                source="web",
-                num_sequences=DOCUMENTS,
-                num_documents=DOCUMENTS,
-                size_bytes=0,
-                sha256="",
-                docs_sha256=sha256_file(sidecar),
-            )
-        )
-    source = replace(base.sources[0], num_sequences=len(ids), documents_kept=len(ids))
-    return folder, replace(base, sequences_per_shard=DOCUMENTS, sources=(source,), shards=tuple(records))
-
-
-def test_no_scan_at_many_shards(many_shards: tuple[Path, Manifest], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways open a few of 1,500 sidecars, and take a small part of a second."""
-    folder, manifest = many_shards
-    order = order_of(manifest, (1.0,), seed=2)
+def test_no_scan_at_a_million_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways open the sidecars that they tell of, and make the records of those shards only."""
+    make_corpus(tmp_path, 1_000_000, cells_per_shard=1)
+    manifest = read_manifest(tmp_path)
+    order = order_of(manifest, (1.0,), seed=0)
     opened: list[str] = []
-    real = trace.pq.ParquetFile
+    made: list[int | slice] = []
+    real_file, real_get = trace.pq.ParquetFile, Shards.__getitem__
 
-    def counting(path: Path) -> object:
+    def counting_file(path: Path) -> object:
         opened.append(path.name)
-        return real(path)
+        return real_file(path)
 
-    monkeypatch.setattr(trace.pq, "ParquetFile", counting)
-    for document in (0, 1, 31_415, 59_999):
-        opened.clear()
-        began = time.perf_counter()
-        visits = steps_of_document(folder, manifest, order, 256, "web", f"https://example.org/{document}", 600)
-        took_s = time.perf_counter() - began
-        assert visits is not None
-        assert [visit.epoch for visit in visits] == [0, 1] or len(visits) == 3
-        # Two bisections over the same first keys, and the one or two sidecars that may hold it.
-        assert len(set(opened)) <= 2 * math.ceil(math.log2(NUM_SHARDS)) + 2
-        assert took_s < 1
-        [again, *_] = (
-            one
-            for one in documents_of_step(folder, manifest, order, 256, visits[0].step)
-            if one.part.id == f"https://example.org/{document}"
-        )
-        assert again == visits[0]
+    def counting_get(shards: Shards, at: int | slice) -> object:
+        made.append(at)
+        return real_get(shards, at)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(trace.pq, "ParquetFile", counting_file)
+    monkeypatch.setattr(Shards, "__getitem__", counting_get)
+    until_step = 2 * manifest.sources[0].num_sequences // BIG_BATCH
+    visits = steps_of_document(tmp_path, manifest, order, BIG_BATCH, "web", DOCUMENT, until_step)
+    assert visits is not None
+    assert [visit.epoch for visit in visits] == [0, 1]
+    assert opened == [sidecar_name(visits[0].part.shard)]
+    assert len(made) <= 3
+
     opened.clear()
-    documents_of_step(folder, manifest, order, 256, 12_345)
-    assert len(opened) <= BLOCK // DOCUMENTS + 2, "the shards that the step's mixture block reads, no others"
+    made.clear()
+    visits = documents_of_step(tmp_path, manifest, order, BIG_BATCH, STEP)
+    assert len({visit.position for visit in visits}) == BIG_BATCH
+    assert len(opened) == len({visit.part.shard for visit in visits}) <= 2
+    assert len(made) <= 3
