@@ -29,6 +29,14 @@ class PiiConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineDedupConfig:
+    __pydantic_config__ = CONFIG
+
+    min_characters: int = 30
+    """Shorter lines may repeat: they are what texts are made of, not what is copied between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceConfig:
     __pydantic_config__ = CONFIG
 
@@ -47,10 +55,24 @@ class SourceConfig:
     """How sure the identification must be, from 0 to 1."""
     pii: PiiConfig = field(default_factory=PiiConfig)
     """What is done about personal data and secrets."""
+    line_dedup: LineDedupConfig | None = None
+    """Keep each line once in the whole source; off if not given."""
+    exclude: tuple[str, ...] = ()
+    """Globs of files to leave out, relative to the fixed part of `path` (`**/node_modules/**`)."""
     text_field: str = "text"
     """Where JSON lines and parquet rows hold the text."""
     id_field: str = "id"
     """Where they hold a document's id; without one, the id is the file's name and the document's place in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinHashConfig:
+    __pydantic_config__ = CONFIG
+
+    threshold: float = 0.72
+    """Jaccard similarity of 5-word shingles at which half of the pairs are found."""
+    permutations: int = 112
+    """Hash functions; more make the cut at the threshold sharper and cost time and disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +81,20 @@ class DedupConfig:
 
     exact: bool = True
     """Keep one document of each group with equal text after cleaning, over all sources."""
+    minhash: MinHashConfig | None = None
+    """Keep one document of each group of near-duplicates, over all sources; off if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecontaminateConfig:
+    __pydantic_config__ = CONFIG
+
+    tasks: dict[str, str]
+    """Evaluation tasks: name -> path or glob of their data as jsonl, on any fsspec URL."""
+    ngram: int = 13
+    """Words that a document must share in a row with a task's item to be contaminated (GPT-3's 13)."""
+    action: Literal["drop", "mark"] = "drop"
+    """`drop` drops the document, counted as `contaminated`; `mark` keeps it and names it in `contaminated.parquet`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +112,9 @@ class TokenizerConfig:
     __pydantic_config__ = CONFIG
 
     path: str | None = None
-    """A Hugging Face `tokenizer.json` to load."""
+    """A tokenizer to load: Hugging Face's `tokenizer.json`, a `.tiktoken` file of ranks or a SentencePiece `.model`."""
+    pattern: str | None = None
+    """How a `.tiktoken` file's text is split: `gpt2`, `cl100k`, `o200k`, `llama3` or a regular expression."""
     train: TokenizerTrainConfig | None = None
     """Train a byte-level BPE on the corpus. Exactly one of `path` and `train` is given."""
     end_of_text: str = "<|endoftext|>"
@@ -100,13 +138,21 @@ class CorpusConfig:
     sequence_length: int
     """Tokens in one training sequence."""
     dedup: DedupConfig = field(default_factory=DedupConfig)
+    decontaminate: DecontaminateConfig | None = None
+    """Look for the evaluation tasks' data in the documents; off if not given."""
     heldout: HeldoutConfig = field(default_factory=HeldoutConfig)
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """`concatenate` fills every sequence and cuts documents at its end; `best_fit` cuts none that fits into a sequence
+    and fills up with padding."""
     shard_bytes: int = 256_000_000
     """Size of a shard file; the last shard of a source is smaller."""
     unit_bytes: int = 16_000_000
     """Input that one task reads: the grain of parallel work and of what a crash can cost."""
     seed: int = 0
     """Keys the document shuffle, the held-out choice and the tokenizer's sample."""
+    keep_work: bool = True
+    """Keep the cleaned texts, scores and tokens beside the corpora, about 1.5 times the text: a changed threshold then
+    reads no input again."""
 
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
@@ -132,6 +178,29 @@ def check_config(config: CorpusConfig, name: str) -> None:
     for key, limit in least.items():
         if getattr(config, key) < limit:
             raise DataMistake(f"{key}: {getattr(config, key)} is too small; give {limit} or more")
+    _check_dedup(config.dedup)
+    _check_decontaminate(config.decontaminate)
+
+
+def _check_dedup(dedup: DedupConfig) -> None:
+    if dedup.minhash is None:
+        return
+    if not 0 < dedup.minhash.threshold < 1:
+        raise DataMistake(f"dedup.minhash.threshold: {dedup.minhash.threshold} is not between 0 and 1; 0.72 is usual")
+    if not 1 <= dedup.minhash.permutations <= 1024:
+        raise DataMistake(f"dedup.minhash.permutations: {dedup.minhash.permutations} is not in 1 to 1024; 112 is usual")
+
+
+def _check_decontaminate(decontaminate: DecontaminateConfig | None) -> None:
+    if decontaminate is None:
+        return
+    if not 1 <= len(decontaminate.tasks) <= 64:
+        raise DataMistake(f"decontaminate.tasks: {len(decontaminate.tasks)} tasks; give 1 to 64")
+    for name in decontaminate.tasks:
+        if not NAME.fullmatch(name):
+            raise DataMistake(f"decontaminate.tasks: {name!r} is not made of lower-case letters, digits and hyphens")
+    if decontaminate.ngram < 8:
+        raise DataMistake(f"decontaminate.ngram: {decontaminate.ngram} is too small; 13 is usual, 8 the least")
 
 
 def _check_source(source: SourceConfig, where: str) -> None:
@@ -151,6 +220,8 @@ def _check_source(source: SourceConfig, where: str) -> None:
     for region in source.pii.phone_regions:
         if not re.fullmatch("[A-Z]{2}", region):
             raise DataMistake(f"{where}.pii.phone_regions: {region!r} is no country code; give ones such as US or DE")
+    if source.line_dedup is not None and source.line_dedup.min_characters < 1:
+        raise DataMistake(f"{where}.line_dedup.min_characters: {source.line_dedup.min_characters} is not 1 or more")
     if not 0 < source.weight < float("inf"):
         raise DataMistake(f"{where}.weight: {source.weight} is not a positive number")
 

@@ -57,11 +57,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that appears at `path` whole or not at all, and is on disk by then.
+def atomic_file(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that appears at `path` whole or not at all, and by then is on disk, also if the power fails.
 
-    Temporary name in the same folder, fsync, rename, fsync of the folder. The last can be left to a record that is
-    written to the same folder afterwards: half of all syncs in a build of small tasks.
+    Temporary name in the same folder, fsync, rename, fsync of the folder. Without `sync`, it is for the system to say
+    when the bytes come to disk: enough against the end of a process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY_PREFIX)
@@ -70,12 +70,13 @@ def atomic_file(path: Path, *, sync_name: bool = True) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    if sync_name:
+    if sync:
         sync_folder(path.parent)
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 Bound = tuple[int, int, int] | None
 """(held-out key, high and low half of the content hash); None holds out nothing."""
+Extremes = tuple[tuple[int, int, int], ...]
 
 
 def held_out(keys: npt.NDArray[np.void], bound: Bound) -> npt.NDArray[np.bool_]:
@@ -22,20 +23,21 @@ def held_out(keys: npt.NDArray[np.void], bound: Bound) -> npt.NDArray[np.bool_]:
     return np.asarray((keys["heldout"] < key) | ((keys["heldout"] == key) & below))
 
 
-def find_bound(fraction: float, parts: Iterable[npt.NDArray[np.void]]) -> Bound:
-    """The bound of one source, given the keys of its documents in parts. Looks at as few parts as decide it."""
+def extremes(keys: npt.NDArray[np.void]) -> Extremes:
+    """The smallest, second largest and largest of the different keys of some documents: all that a bound asks about."""
+    distinct = np.unique(keys[["heldout", "high", "low"]])
+    return tuple(sorted({(int(key), int(high), int(low)) for key, high, low in (*distinct[:1], *distinct[-2:])}))
+
+
+def find_bound(fraction: float, parts: Iterable[Extremes]) -> Bound:
+    """The bound of one source, given the extremes of its documents in parts."""
     if fraction <= 0:
         return None
     limit = min(int(fraction * 2**64), 2**64 - 1)
     by_fraction = (limit, 2**64 - 1, 2**64 - 1)
-    extremes: list[tuple[int, int, int]] = []  # smallest, second largest and largest of the different keys so far
-    for keys in parts:
-        distinct = np.unique(keys[["heldout", "high", "low"]])
-        ends = np.concatenate([distinct[:1], distinct[-2:]])
-        seen = sorted({*extremes, *((int(key), int(high), int(low)) for key, high, low in ends)})
-        extremes = [*seen[:1], *seen[1:][-2:]]
-        if extremes and extremes[0] <= by_fraction < extremes[-1]:
-            return by_fraction
-    if len(extremes) < 2:
+    seen = sorted({one for part in parts for one in part})
+    if seen and seen[0] <= by_fraction < seen[-1]:
+        return by_fraction
+    if len(seen) < 2:
         return None
-    return extremes[0] if by_fraction < extremes[0] else extremes[-2]
+    return seen[0] if by_fraction < seen[0] else seen[-2]

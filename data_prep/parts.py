@@ -1,65 +1,128 @@
-"""The files between the stages of a build: everything in the scratch folder, and nothing of the corpus.
+"""The files between the stages of a build: everything in the work folder, and nothing of the corpus.
 
-A unit's kept documents are written in parts of at most `unit_bytes` of text, so that later stages hold one part of a
-50 GB file in memory. A record is written behind the files it stands for and into the same folder, so that syncing that
-folder makes all of them last; files without a record do not exist.
+Every file is named by a digest of what it depends on, so work is done again only if what it depends on has changed, by
+whichever build. A unit's documents lie in parts of about `unit_bytes` of text, so that later stages hold one part of a
+50 GB file in memory.
 
-    read/UNIT-PART.docs.arrow   id, text; in order of place              KEYS and HASH beside it
-    dedup/BUCKET.npy            places of the duplicates to drop
-    sample/UNIT-PART.docs.arrow text for the tokenizer
-    encode/UNIT-PART.tokens     token stream, sorted by shuffle key      INDEX, ids and tokens a cell beside it
+    refine/KEY-PART.docs.arrow    id, text of every readable document; in order of place
+                    scores.arrow  their scores, by which they are chosen   bands.npy  (bands, documents) MinHash keys
+    read/KEY  -PART.keys.npy      KEYS of the chosen ones                  hashes.npy, bands.npy  sorted, for buckets
+    dedup/KEY.npy                 DROP: places of duplicates               pairs, near: the same for near-duplicates
+    settle/KEY.keys.npy           KEYS of those that are left              docs.arrow  if lines were taken out
+               dropped.npy        DROPPED: the others
+    sample/KEY.docs.arrow         text for the tokenizer
+    encode/KEY.tokens             token stream, sorted by shuffle key      index and ids beside it (cells.py)
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from data_prep.config import CorpusConfig
-from data_prep.files import atomic_file
-
 KEYS = np.dtype(
-    [("shuffle", "<u8"), ("heldout", "<u8"), ("sample", "<u8"), ("high", "<u8"), ("low", "<u8"), ("size", "<i8")]
+    [
+        ("row", "<u4"),
+        ("shuffle", "<u8"),
+        ("heldout", "<u8"),
+        ("sample", "<u8"),
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("size", "<i8"),
+    ]
 )
-"""A document of a part, by row: its keys, content hash and UTF-8 bytes."""
-INDEX = np.dtype([("shuffle", "<u8"), ("high", "<u8"), ("low", "<u8"), ("start", "<i8"), ("length", "<i8")])
-"""An encoded document, sorted by shuffle key: where its tokens are, end of text included."""
+"""A chosen document: its row in `docs.arrow`, its keys, content hash and UTF-8 bytes."""
+DUPLICATE_REASONS = ("exact_duplicate", "near_duplicate", "repeated_lines")
+DROPPED = np.dtype([("row", "<u4"), ("reason", "u1")])
+"""A chosen document that is not left: its row in `docs.arrow` and place in `DUPLICATE_REASONS`."""
 
 DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.large_binary())])
-IDS = pa.schema([("id", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some of a unit's kept documents."""
+    """Some of a unit's documents."""
 
-    name: str
     source: int
     """Position of the source in the config."""
+    docs: str
+    """Where the documents are, as `stage/name`."""
+    keys: str
+    """Where the `KEYS` of the chosen ones are."""
     num_documents: int
+    """How many are chosen."""
     text_bytes: int
+    """Their text."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadRecord:
-    """What came of a unit."""
+class RefinedPart:
+    """All readable documents of a part of a unit."""
+
+    name: str
+    num_documents: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineRecord:
+    """What was read of a unit."""
+
+    parts: tuple[RefinedPart, ...]
+    documents_read: int
+    unreadable: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectRecord:
+    """What was chosen of a unit."""
 
     parts: tuple[Part, ...]
     documents_read: int
     dropped: dict[str, int]
     edited: dict[str, int] = field(default_factory=dict)
-    """Edit -> documents it took lines out of, of those that are kept."""
+    """Edit -> documents it took lines out of, of those that are chosen."""
     pii: dict[str, int] = field(default_factory=dict)
-    """Kind -> how many were found."""
+    """Kind -> how many were found in what passed the rules."""
+    contaminated: dict[str, int] = field(default_factory=dict)
+    """Task -> documents that hold some of its data."""
+    content: str = ""
+    """Digest of which documents were chosen: later stages depend on it, not on the thresholds that led to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupRecord:
-    dropped_documents: dict[int, int]
-    """Source position -> documents."""
-    dropped_bytes: dict[int, int]
+    num_drops: int
+    clusters: dict[int, int] = field(default_factory=dict)
+    """Documents of a group of duplicates -> groups of that size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinesRecord:
+    num_lines: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearRecord:
+    num_drops: int
+    clusters: dict[int, int]
+    """Documents of a cluster -> clusters of that size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettleRecord:
+    """What is left of a part."""
+
+    part: Part
+    dropped: dict[str, int]
+    extremes: tuple[tuple[int, int, int], ...]
+    """Smallest, second largest and largest (held-out key, content hash): what decides the held-out bound."""
+    content: str
+    """Digest of which documents are left, and of their texts if lines were taken out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedRecord:
+    name: str
+    reasons: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,66 +134,11 @@ class SampleRecord:
 class EncodeRecord:
     """What came of a part."""
 
+    name: str
+    """Where its files are, as `stage/name`."""
     agreed: bool
     """Whether both tokenizers gave the same tokens wherever they were compared."""
     num_documents: int
     text_bytes: int
     num_tokens: int
     heldout_documents: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where a build works and what it is to make; goes to every task."""
-
-    scratch: Path
-    output: Path
-    config: CorpusConfig
-
-    def read(self, part: str, suffix: str) -> Path:
-        return self.scratch / "read" / f"{part}.{suffix}"
-
-    def drops(self, bucket: int) -> Path:
-        return self.scratch / "dedup" / f"{bucket:06d}.npy"
-
-    def sample(self, part: str) -> Path:
-        return self.scratch / "sample" / f"{part}.docs.arrow"
-
-    def encoded(self, backend: str, part: str, suffix: str) -> Path:
-        return self.scratch / f"encode-{backend}" / f"{part}.{suffix}"
-
-    @property
-    def tokenizer(self) -> Path:
-        return self.output / "tokenizer.json"
-
-
-def save_array(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with atomic_file(path, sync_name=False) as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def load_array(path: Path) -> npt.NDArray[np.void]:
-    """The array in memory. Files are opened for the moment only, so that a build of many parts runs into no limit."""
-    return np.asarray(np.load(path, allow_pickle=False))
-
-
-def save_raw(path: Path, array: npt.NDArray[np.generic]) -> None:
-    """The array's little-endian bytes and nothing else, so that a reader can seek in them."""
-    with atomic_file(path, sync_name=False) as file:
-        file.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
-
-
-def load_raw(path: Path, dtype: npt.DTypeLike, first: int, count: int) -> npt.NDArray[np.generic]:
-    """`count` items of a raw file from item `first` on."""
-    return np.fromfile(path, dtype=dtype, count=count, offset=first * np.dtype(dtype).itemsize)
-
-
-def save_table(path: Path, table: pa.Table) -> None:
-    """One record batch without compression: a reader maps it and takes rows out of it without reading the rest."""
-    with atomic_file(path, sync_name=False) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def load_table(path: Path) -> pa.Table:
-    """The table, mapped into memory."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()

@@ -4,18 +4,20 @@ The digest covers whatever shapes a byte of the corpus and nothing else: not the
 the work, and not a source's weight unless a tokenizer is trained, whose sample it divides.
 """
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import CorpusConfig
+from data_prep.config import CorpusConfig, SourceConfig, check_config
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
 from data_prep.inputs import InputFile, list_inputs
+from data_prep.manifest import MANIFEST_NAME
 
-ALGORITHM_VERSION = 3
+ALGORITHM_VERSION = 4
 """Raised whenever the same config and inputs would give other bytes, so that old corpora are not taken for new ones."""
 
 Fingerprint = Callable[[Path, Iterable[InputFile]], dict[str, str]]
@@ -27,11 +29,17 @@ class Plan:
     name: str
     inputs: tuple[tuple[InputFile, ...], ...]
     """The files of each source."""
+    fingerprints: Mapping[str, str]
+    """url -> digest of every input file."""
     config_digest: str
+    tasks_digest: str
+    """Of the evaluation tasks' data; empty if nothing is decontaminated."""
+    tokenizer_digest: str
+    """Of the tokenizer to load; empty if one is trained."""
     folder: Path
     """Of the corpus."""
-    scratch: Path
-    """Of what is between the stages. Its name covers `unit_bytes` too, as other units are other files."""
+    work: Path
+    """Of what is between the stages; every build of this name shares it."""
 
 
 def make_plan(config: CorpusConfig, folder_root: Path, name: str) -> Plan:
@@ -46,32 +54,56 @@ def try_plan(config: CorpusConfig, folder_root: Path, name: str) -> Plan | None:
     return _plan(config, folder_root, name, known_fingerprints)
 
 
+def find_corpus(config: CorpusConfig, folder_root: Path, name: str) -> Path | None:
+    """The folder of the complete corpus that `prepare` would return at once, or None. Hashes no input anew."""
+    check_config(config, name)
+    plan = try_plan(config, folder_root.absolute(), name)
+    return plan.folder if plan is not None and is_complete(plan.folder) else None
+
+
+def is_complete(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
+
+
 def _plan(config: CorpusConfig, folder_root: Path, name: str, fingerprint: Fingerprint) -> Plan | None:
-    inputs = tuple(list_inputs(source) for source in config.sources)
+    inputs = tuple(list_inputs(source, source.exclude) for source in config.sources)
+    tasks = task_inputs(config)
     tokenizer = _input_tokenizer(config)
-    every = [file for files in inputs for file in files]
+    every = [file for files in (*inputs, *tasks.values()) for file in files]
     known = fingerprint(folder_root, every)
     if any(file.url not in known for file in every):
         return None
-    config_digest = digest({"algorithm": ALGORITHM_VERSION} | shaping(config))
     contents = [[[file.relative, known[file.url]] for file in files] for files in inputs]
-    corpus = digest({"config": config_digest, "inputs": contents, "tokenizer": tokenizer})
+    tasks_digest = digest({task: [known[file.url] for file in files] for task, files in tasks.items()}) if tasks else ""
+    config_digest = digest({"algorithm": ALGORITHM_VERSION} | shaping(config))
+    corpus = digest({"config": config_digest, "inputs": contents, "tasks": tasks_digest, "tokenizer": tokenizer})
     return Plan(
         config=config,
         name=name,
         inputs=inputs,
+        fingerprints=known,
         config_digest=config_digest,
+        tasks_digest=tasks_digest,
+        tokenizer_digest=tokenizer,
         folder=folder_root / f"{name}-{corpus[:16]}",
-        scratch=folder_root / f".scratch-{name}-{digest([corpus, config.unit_bytes])[:16]}",
+        work=folder_root / f".work-{name}",
     )
+
+
+def task_inputs(config: CorpusConfig) -> dict[str, tuple[InputFile, ...]]:
+    """The files of each evaluation task."""
+    tasks = config.decontaminate.tasks if config.decontaminate is not None else {}
+    return {name: list_inputs(SourceConfig(name=name, path=path)) for name, path in sorted(tasks.items())}
 
 
 def shaping(config: CorpusConfig) -> dict[str, Any]:
     """The parts of the config that shape the corpus."""
     values = asdict(config)
-    del values["unit_bytes"], values["tokenizer"]["path"]
+    del values["unit_bytes"], values["keep_work"], values["tokenizer"]["path"], values["tokenizer"]["pattern"]
+    if config.decontaminate is not None:
+        del values["decontaminate"]["tasks"]
     for source in values["sources"]:
-        del source["path"]
+        del source["path"], source["exclude"]
         if config.tokenizer.train is None:
             del source["weight"]
         if not source["languages"]:
@@ -83,13 +115,13 @@ def shaping(config: CorpusConfig) -> dict[str, Any]:
 
 def _input_tokenizer(config: CorpusConfig) -> str:
     """Digest of the tokenizer to load; empty if one is trained."""
-    import hashlib
-
-    return hashlib.sha256(read_tokenizer(config.tokenizer.path)).hexdigest() if config.tokenizer.path else ""
+    if not config.tokenizer.path:
+        return ""
+    return hashlib.sha256(read_tokenizer(config.tokenizer.path) + (config.tokenizer.pattern or "").encode()).hexdigest()
 
 
 def read_tokenizer(path: str) -> bytes:
-    """The bytes of a `tokenizer.json` at a path or URL."""
+    """The bytes of a tokenizer's file at a path or URL."""
     import fsspec
 
     try:

@@ -1,19 +1,41 @@
-"""Runs a stage: finds which of its tasks are recorded as done, has a crew do the others, and reports progress."""
+"""Runs a stage: finds which of its tasks are recorded as done, has a crew do the others, and reports progress.
 
+A task's record is named by a digest of all that its result depends on. So "is it done?" and "is it still right?" are
+one question, and a build takes over whatever an earlier one, of this config or another, has left.
+"""
+
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from data_prep.crew import Crew
-from data_prep.files import read_record
+from data_prep.files import digest
 from data_prep.manifest import ShardRecord, sidecar_name
-from data_prep.parts import EncodeRecord, ReadRecord, Work
+from data_prep.parts import EncodeRecord, SelectRecord
 from data_prep.plan import Plan
+from data_prep.work import Work
 
 Record = TypeVar("Record")
-Call = tuple[Callable[..., Any], tuple[Any, ...]]
-"""A function (work, record path, *arguments) -> record, and those arguments."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A function (work, name, *arguments) -> record, which writes its files and then its record as `name`."""
+
+    name: str
+    """`stage/key`: the key is a digest of all that the result depends on."""
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+def task(stage: str, function: Callable[..., Any], *arguments: Any, depends_on: Any) -> Task:
+    """A task named by what it depends on, a JSON-able value."""
+    return Task(f"{stage}/{digest(depends_on)[:32]}", function, arguments)
+
+
+def names_of(tasks: Sequence[Task]) -> tuple[str, ...]:
+    return tuple(one.name for one in tasks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,54 +54,64 @@ class Progress:
     """Tokens encoded so far."""
 
 
+@dataclass
 class Stages:
-    """The build's way to its tasks. Holds what progress has to add up over the stages."""
+    """The build's way to its tasks. Holds what progress has to add up over the stages, and the names that were used."""
 
-    def __init__(self, plan: Plan, crew: Crew, report: Callable[[Progress], None] | None) -> None:
-        self.plan = plan
-        self.work = Work(plan.scratch, plan.folder, plan.config)
-        self._crew = crew
-        self._report = report
-        self._documents = self._text_bytes = self._tokens = 0
+    plan: Plan
+    crew: Crew
+    report: Callable[[Progress], None] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Stage -> seconds it took."""
+    used: set[str] = field(default_factory=set)
+    """`stage/name` of every record."""
+    _documents: int = 0
+    _text_bytes: int = 0
+    _tokens: int = 0
+
+    @property
+    def work(self) -> Work:
+        return Work(self.plan.work, self.plan.folder, self.plan.config, self.plan.tasks_digest)
 
     def run(
-        self,
-        stage: str,
-        record_type: type[Record],
-        calls: Sequence[Call],
-        is_there: Callable[[Record], bool] = lambda _: True,
+        self, record_type: type[Record], tasks: Sequence[Task], is_there: Callable[[Record], bool] = lambda _: True
     ) -> list[Record]:
-        """The records of all calls, in order. `is_there` tells if what a record stands for still exists."""
-        folder = self.work.scratch / stage
+        """The records of all tasks of a stage, in order. `is_there` tells if what a record stands for still exists."""
+        if not tasks:
+            return []
+        began = time.perf_counter()
+        work, names, stage = self.work, [one.name for one in tasks], tasks[0].name.partition("/")[0]
+        assert len(set(names)) == len(names), f"two tasks of {stage} depend on the same and are not the same"
+        self.used.update(names)
         records: dict[int, Record] = {}
-        for place in range(len(calls)):
+        for place, name in enumerate(names):
             try:
-                record = read_record(record_type, folder / _record_name(place))
+                record = work.read_record(record_type, name)
             except FileNotFoundError:
                 continue
             if is_there(record):
                 records[place] = record
-        for record in records.values():
-            self._count(record)
-        self._tell(stage, len(records), len(calls))
-        missing = [place for place in range(len(calls)) if place not in records]
-        pending = [(calls[place][0], (self.work, folder / _record_name(place), *calls[place][1])) for place in missing]
-        for done, record in self._crew.run(pending):
+                self._count(record)
+        self._tell(stage, len(records), len(tasks))
+        missing = [place for place in range(len(tasks)) if place not in records]
+        pending = [(tasks[place].function, (work, tasks[place].name, *tasks[place].arguments)) for place in missing]
+        for done, record in self.crew.run(pending):
             records[missing[done]] = record
             self._count(record)
-            self._tell(stage, len(records), len(calls))
-        return [records[place] for place in range(len(calls))]
+            self._tell(stage, len(records), len(tasks))
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
+        return [records[place] for place in range(len(tasks))]
 
     def _count(self, record: object) -> None:
-        if isinstance(record, ReadRecord):
+        if isinstance(record, SelectRecord):
             self._documents += record.documents_read
             self._text_bytes += sum(part.text_bytes for part in record.parts)
         elif isinstance(record, EncodeRecord):
             self._tokens += record.num_tokens
 
     def _tell(self, stage: str, done: int, total: int) -> None:
-        if self._report is not None:
-            self._report(
+        if self.report is not None:
+            self.report(
                 Progress(
                     stage=stage,
                     done=done,
@@ -91,13 +123,9 @@ class Stages:
             )
 
 
-def _record_name(place: int) -> str:
-    return f"{place:06d}.json"
-
-
-def shard_is_there(folder: Path, shard: ShardRecord) -> bool:
-    """Whether a recorded shard still lies in the corpus's folder; the folder may have been removed, scratch not."""
-    path = folder / "shards" / shard.name
+def shard_is_there(plan: Plan, shard: ShardRecord) -> bool:
+    """Whether a recorded shard still lies in the corpus's folder; the folder may have been removed, work not."""
+    path = plan.folder / "shards" / shard.name
     return (
         path.is_file()
         and path.stat().st_size == shard.size_bytes

@@ -4,11 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from data_prep.assemble import Packed
 from data_prep.config import CorpusConfig
 from data_prep.errors import DataMistake
 from data_prep.manifest import FORMAT_VERSION, HeldoutRecord, Manifest, ShardRecord, SourceRecord, sealed
-from data_prep.parts import DedupRecord, EncodeRecord, ReadRecord
+from data_prep.parts import EncodeRecord, SelectRecord, SettleRecord
 from data_prep.plan import Plan
+from data_prep.shard_table import shards_of
+from data_prep.shards import sequences_per_shard
 from data_prep.tokenizer import TokenizerFacts
 
 
@@ -22,29 +25,26 @@ class Tally:
     text_bytes: int
     edited: dict[str, int] = field(default_factory=dict)
     pii: dict[str, int] = field(default_factory=dict)
+    contaminated: dict[str, int] = field(default_factory=dict)
 
 
 def tally(
-    config: CorpusConfig, unit_sources: Sequence[int], read: Sequence[ReadRecord], dedup: Sequence[DedupRecord]
+    config: CorpusConfig, unit_sources: Sequence[int], read: Sequence[SelectRecord], settled: Sequence[SettleRecord]
 ) -> list[Tally]:
     """One entry a source. `unit_sources` gives the source of each unit, in the order of `read`."""
     tallies = []
     for place, source in enumerate(config.sources):
         mine = [record for owner, record in zip(unit_sources, read, strict=True) if owner == place]
-        dropped: Counter[str] = Counter()
-        for record in mine:
-            dropped.update(record.dropped)
-        if duplicates := sum(record.dropped_documents.get(place, 0) for record in dedup):
-            dropped["exact_duplicate"] = duplicates
+        left = [record for record in settled if record.part.source == place]
         tallies.append(
             Tally(
                 source=source.name,
                 documents_read=sum(record.documents_read for record in mine),
-                dropped=dict(sorted(dropped.items())),
-                text_bytes=sum(part.text_bytes for record in mine for part in record.parts)
-                - sum(record.dropped_bytes.get(place, 0) for record in dedup),
+                dropped=_summed([*(record.dropped for record in mine), *(record.dropped for record in left)]),
+                text_bytes=sum(record.part.text_bytes for record in left),
                 edited=_summed(record.edited for record in mine),
                 pii=_summed(record.pii for record in mine),
+                contaminated=_summed(record.contaminated for record in mine),
             )
         )
     return tallies
@@ -82,40 +82,45 @@ def sample_limits(config: CorpusConfig, tallies: Sequence[Tally]) -> list[int]:
 def summarize(
     plan: Plan,
     facts: TokenizerFacts,
-    sequences_per_shard: int,
     tallies: Sequence[Tally],
-    part_sources: Sequence[int],
-    encoded: Sequence[EncodeRecord],
+    encoded: Sequence[Sequence[EncodeRecord]],
+    packed: Sequence[Packed],
     shards: Sequence[ShardRecord],
     heldout: Sequence[HeldoutRecord],
 ) -> Manifest:
-    """The sealed manifest. `part_sources` gives the source of each part, in the order of `encoded`."""
+    """The sealed manifest. `encoded` and `packed` are given by source, `shards` in the manifest's order."""
+    config = plan.config
+    table = shards_of(shards, tuple(one.source for one in tallies))
     sources = []
-    for place, one in enumerate(tallies):
-        mine = [record for owner, record in zip(part_sources, encoded, strict=True) if owner == place]
-        num_tokens = sum(record.num_tokens for record in mine)
-        num_sequences = sum(shard.num_sequences for shard in shards if shard.source == one.source)
+    for place, (one, records, stream) in enumerate(zip(tallies, encoded, packed, strict=True)):
+        made = table.table[table.table["source"] == place]
+        num_tokens, num_sequences = sum(record.num_tokens for record in records), int(made["num_sequences"].sum())
         sources.append(
             SourceRecord(
                 name=one.source,
                 documents_read=one.documents_read,
                 dropped=one.dropped,
-                documents_heldout=sum(record.heldout_documents for record in mine),
-                documents_kept=sum(record.num_documents for record in mine),
-                text_bytes=sum(record.text_bytes for record in mine),
+                documents_heldout=sum(record.heldout_documents for record in records),
+                documents_kept=sum(record.num_documents for record in records),
+                text_bytes=sum(record.text_bytes for record in records),
                 num_tokens=num_tokens,
                 num_sequences=num_sequences,
-                padding_tokens=num_sequences * plan.config.sequence_length - num_tokens,
+                num_shards=len(made),
+                packing=config.packing,
+                padding_tokens=num_sequences * config.sequence_length - num_tokens,
+                cut_documents=int(made["cut_documents"].sum()),
+                cells_sha256=stream.sha256,
                 edited=one.edited,
                 pii=one.pii,
+                contaminated=one.contaminated,
             )
         )
     return sealed(
         Manifest(
             format_version=FORMAT_VERSION,
             name=plan.name,
-            sequence_length=plan.config.sequence_length,
-            sequences_per_shard=sequences_per_shard,
+            sequence_length=config.sequence_length,
+            sequences_per_shard=sequences_per_shard(config.shard_bytes, config.sequence_length, facts.token_dtype),
             token_dtype=facts.token_dtype,
             vocab_size=facts.vocab_size,
             end_of_text_id=facts.end_of_text_id,
@@ -123,8 +128,8 @@ def summarize(
             tokenizer_backend=facts.backend,
             config_digest=plan.config_digest,
             sources=tuple(sources),
-            shards=tuple(shards),
+            shards=table,
             heldout=tuple(heldout),
-            seed=plan.config.seed,
+            seed=config.seed,
         )
     )

@@ -42,7 +42,7 @@ def has_corpus(config: RunConfig, workspace: Workspace) -> bool:
     state = read_state(workspace.run(config.name))
     if state is not None:
         return (workspace.corpora / state.corpus / "manifest.json").is_file()
-    from data_prep.build import find_corpus
+    from data_prep.plan import find_corpus
 
     return find_corpus(config.data, workspace.corpora, config.name) is not None
 

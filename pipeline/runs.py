@@ -41,7 +41,7 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
     run = workspace.run(config.name)
     state = read_state(run)
     if state is None:
-        from data_prep.build import find_corpus  # brings pyarrow, which `status` can do without
+        from data_prep.plan import find_corpus  # brings pyarrow, which `status` can do without
 
         corpus = find_corpus(config.data, workspace.corpora, config.name)
         if corpus is None:

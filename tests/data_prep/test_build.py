@@ -7,16 +7,17 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from data_prep import build, crew, tasks
+from data_prep import build, crew, keys, pack, tokenizer
 from data_prep.build import find_corpus, prepare
 from data_prep.clean import clean
 from data_prep.config import (
@@ -27,14 +28,24 @@ from data_prep.config import (
     TokenizerConfig,
     TokenizerTrainConfig,
 )
+from data_prep.encoding import checked_halvings
 from data_prep.errors import DataMistake
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard, read_heldout, read_sidecar
 from data_prep.small import byte_tokenizer, write_small_corpus
 from data_prep.stages import Progress
+from data_prep.texts import Texts
 from data_prep.tokenizer import Encoder
 from data_prep.verify import verify
 from tests.data_prep.corpora import config, files_of, texts, totals, write_inputs, write_lines
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_cells() -> Iterator[None]:
+    """Some ten cells a source instead of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pack, "CELL_BYTES", 3_000)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,7 @@ def test_the_tokenizer_is_not_trained_on_held_out_documents(corpus: tuple[Path, 
 def test_the_tokens_are_the_documents(corpus: tuple[Path, Manifest], inputs: Path) -> None:
     """Decoding the shards gives back the cleaned texts, in the order that the sidecars say."""
     folder, manifest = corpus
-    tokenizer = Encoder((folder / "tokenizer.json").read_bytes(), "tokenizers").exact
+    exact = Encoder((folder / "tokenizer.json").read_bytes(), "tokenizers").exact
     given = {
         record["id"]: record["text"]
         for record in map(json.loads, (inputs / "code" / "c.jsonl").read_text().splitlines())
@@ -122,11 +133,14 @@ def test_the_tokens_are_the_documents(corpus: tuple[Path, Manifest], inputs: Pat
     )
     ends = np.flatnonzero(stream == manifest.end_of_text_id)
     ids = stored_ids(folder, manifest, "code")
-    found = [tokenizer.decode(piece.tolist()) for piece in np.split(stream, ends + 1)[: len(ids)]]
+    found = [exact.decode(piece.tolist()) for piece in np.split(stream, ends + 1)[: len(ids)]]
     assert [text.removesuffix("<|endoftext|>") for text in found] == [clean(given[one]) for one in ids]
 
 
-def test_the_build_makes_the_bytes_of_its_plain_twin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packing", pack.PACKINGS)
+def test_the_build_makes_the_bytes_of_its_plain_twin(
+    tmp_path: Path, packing: Literal["concatenate", "best_fit"]
+) -> None:
     """All of the graph against `write_small_corpus`: one process, one sort, one stream."""
     some = [f"{text} <|endoftext|>" for text in texts(200)]
     write_lines(tmp_path / "in" / "x.jsonl", [{"id": f"d{i % 150}", "text": text} for i, text in enumerate(some)])
@@ -138,6 +152,7 @@ def test_the_build_makes_the_bytes_of_its_plain_twin(tmp_path: Path) -> None:
             sequence_length=50,
             shard_bytes=30_000,
             unit_bytes=2_000,
+            packing=packing,
             seed=5,
         ),
         tmp_path / "out",
@@ -153,8 +168,10 @@ def test_the_build_makes_the_bytes_of_its_plain_twin(tmp_path: Path) -> None:
         sequences_per_shard=manifest.sequences_per_shard,
         heldout={"only": held},
         seed=5,
+        packing=packing,
     )
     mine, plain = files_of(built), files_of(tmp_path / "twin")
+    del mine["report.html"], mine["statistics.json"]
     assert len(manifest.shards) > 10
     assert mine.keys() == plain.keys()
     assert [name for name in mine if mine[name] != plain[name]] == ["manifest.json"]
@@ -163,9 +180,8 @@ def test_the_build_makes_the_bytes_of_its_plain_twin(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("unit_bytes", [300, 5_000])
 def test_the_grain_of_the_work_shapes_nothing(
-    corpus: tuple[Path, Manifest], inputs: Path, tmp_path: Path, unit_bytes: int, monkeypatch: pytest.MonkeyPatch
+    corpus: tuple[Path, Manifest], inputs: Path, tmp_path: Path, unit_bytes: int
 ) -> None:
-    monkeypatch.setattr(build, "CELL_BYTES", 3_000)
     folder, manifest = prepare(config(inputs, unit_bytes=unit_bytes), tmp_path, "demo", workers=0)
     assert manifest == corpus[1]
     assert files_of(folder) == files_of(corpus[0])
@@ -220,7 +236,7 @@ def test_a_second_prepare_does_nothing(inputs: Path, tmp_path: Path, monkeypatch
     assert find_corpus(config(inputs), tmp_path, "demo") == folder
     assert prepare(config(inputs), tmp_path, "demo") == (folder, manifest)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {folder.name, ".work-demo"}
 
 
 def test_a_changed_input_makes_another_corpus(tmp_path: Path) -> None:
@@ -258,9 +274,9 @@ def test_a_build_that_ended_anywhere_goes_on(
         with pytest.raises(Killed):
             prepare(small, tmp_path, "demo", workers=0)
     assert find_corpus(small, tmp_path, "demo") is None
-    [scratch] = tmp_path.glob(".scratch-*")
-    (scratch / "read" / ".writing-left-behind").parent.mkdir(exist_ok=True)
-    (scratch / "read" / ".writing-left-behind").write_bytes(b"half")
+    work = tmp_path / ".work-demo"
+    (work / "refine").mkdir(exist_ok=True)
+    (work / "refine" / ".writing-left-behind").write_bytes(b"half")
     for folder in tmp_path.glob("demo-*/shards"):
         (folder / ".writing-left-behind").write_bytes(b"half")
     redone = 0
@@ -274,7 +290,7 @@ def test_a_build_that_ended_anywhere_goes_on(
     folder, manifest = prepare(small, tmp_path, "demo", workers=0)
     assert manifest == corpus[1]
     assert files_of(folder) == files_of(corpus[0])
-    assert list(tmp_path.glob(".scratch-*")) == []
+    assert list(work.rglob(".writing-*")) == []
     redone_and_done = redone + done
     redone = 0
     prepare(small, tmp_path / "unbroken", "demo", workers=0)
@@ -309,30 +325,89 @@ def test_a_half_built_folder_is_never_trusted(corpus: tuple[Path, Manifest], inp
     assert files_of(folder) == files_of(corpus[0])
 
 
-def test_when_the_fast_path_differs_the_whole_build_is_exact(
-    inputs: Path, corpus: tuple[Path, Manifest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def wrong_word(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A word that gigatoken gives one wrong token for, from here on."""
+    word, right = "zyzzyva", tokenizer._encode_fast
+
+    def wrong(fast: Any, pieces: Texts) -> tuple[np.ndarray, np.ndarray]:
+        tokens, lengths = right(fast, pieces)
+        tokens = tokens.copy()
+        for place, start in enumerate(np.cumsum(lengths) - lengths):  # a token is a byte
+            if (found := pieces[place].find(word.encode())) >= 0:
+                tokens[start + found + 3] += 1
+        return tokens, lengths
+
+    monkeypatch.setattr(tokenizer, "_encode_fast", wrong)
+    return word
+
+
+def build_of(folder: Path, documents: dict[str, str], unit_bytes: int = 10**6) -> tuple[Path, Manifest]:
+    """One source, no document held out, a token is a byte."""
+    write_lines(folder / "in" / "x.jsonl", [{"id": one, "text": text} for one, text in documents.items()])
+    (folder / "bytes.json").write_bytes(byte_tokenizer())
+    settings = CorpusConfig(
+        sources=(SourceConfig(name="only", path=f"{folder}/in"),),
+        tokenizer=TokenizerConfig(path=f"{folder}/bytes.json"),
+        sequence_length=64,
+        heldout=HeldoutConfig(fraction=0),
+        unit_bytes=unit_bytes,
+    )
+    return prepare(settings, folder / "out", "demo", workers=0)
+
+
+DOCUMENTS = {f"d{i}": text for i, text in enumerate(texts(2_000))}
+SAMPLED = [
+    one
+    for one in DOCUMENTS
+    if keys.document_key(keys.SAMPLE, 0, "only", one) < 2 ** (64 - checked_halvings(len(DOCUMENTS)))
+]
+
+
+def test_some_documents_of_every_source_are_checked() -> None:
+    counts = (1, 15, 16, 2_000, 8_191, 8_192, 10**9)
+    assert [checked_halvings(count) for count in counts] == [0, 0, 1, 7, 9, 10, 10]
+    assert 8 <= len(SAMPLED) <= 32
+
+
+@pytest.mark.parametrize("where", [SAMPLED[0], SAMPLED[-1]])
+def test_one_wrong_token_makes_the_whole_build_exact(tmp_path: Path, wrong_word: str, where: str) -> None:
+    """In a document of the sample: one word of 2,000 documents."""
+    folder, manifest = build_of(tmp_path, DOCUMENTS | {where: f"{DOCUMENTS[where]}{wrong_word}"})
+    assert manifest.tokenizer_backend == "tokenizers"
+    assert verify(folder) == ()
+    stream = np.concatenate([open_shard(folder / "shards" / s.name, manifest).ravel() for s in manifest.shards])
+    exact = Encoder(byte_tokenizer(), "tokenizers").exact
+    assert exact.decode(stream.tolist(), skip_special_tokens=True).count(wrong_word) == 1
+
+
+def test_outside_the_sample_nothing_is_compared(tmp_path: Path, wrong_word: str) -> None:
+    """What the sample costs is what it can miss: this is why the tests above can fail."""
+    where = next(one for one in DOCUMENTS if one not in SAMPLED)
+    _, manifest = build_of(tmp_path, DOCUMENTS | {where: f"{DOCUMENTS[where]}{wrong_word}"})
+    assert manifest.tokenizer_backend == "gigatoken"
+
+
+def test_every_piece_of_a_long_document_is_compared(
+    tmp_path: Path, wrong_word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault is in one document of the sample; the result does not depend on how the work was cut."""
-    right = Encoder.agrees
+    monkeypatch.setattr(tokenizer, "LONG_BYTES", 1_000)
+    _, manifest = build_of(tmp_path, DOCUMENTS | {SAMPLED[0]: f"{'long ' * 1_000}{wrong_word}{' long' * 1_000}"})
+    assert manifest.tokenizer_backend == "tokenizers"
 
-    def agrees(self: Encoder, text: bytes, tokens: np.ndarray) -> bool:
-        return right(self, text, tokens) and not text.startswith(b"0 ")
 
-    monkeypatch.setattr(Encoder, "agrees", agrees)
-    monkeypatch.setattr(tasks, "CHECKED_SHARE", 0.9999)
-    manifests = [
-        prepare(config(inputs, unit_bytes=size), tmp_path / str(size), "demo", workers=0)[1] for size in (5_000, 10**6)
-    ]
+def test_a_fall_back_does_not_depend_on_how_the_work_was_cut(tmp_path: Path, wrong_word: str) -> None:
+    documents = DOCUMENTS | {SAMPLED[0]: wrong_word}
+    manifests = [build_of(tmp_path / str(size), documents, unit_bytes=size)[1] for size in (100_000, 10**7)]
     assert manifests[0] == manifests[1]
     assert manifests[0].tokenizer_backend == "tokenizers"
-    assert [shard.sha256 for shard in manifests[0].shards] == [shard.sha256 for shard in corpus[1].shards]
 
 
 def test_progress_counts_up(inputs: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     _, manifest = prepare(config(inputs, unit_bytes=5_000), tmp_path, "demo", workers=0, progress=seen.append)
     assert list(dict.fromkeys(one.stage for one in seen)) == [
-        "read", "dedup", "sample", "tokenizer", "encode-gigatoken", "shards", "heldout",
+        "read", "dedup", "settle", "sample", "tokenizer", "encode", "pack", "shards", "heldout", "fates",
     ]  # fmt: skip
     for before, after in pairwise(seen):
         assert after.stage != before.stage or (after.done == before.done + 1 and after.total == before.total)

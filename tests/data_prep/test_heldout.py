@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.heldout import find_bound, held_out
+from data_prep.heldout import extremes, find_bound, held_out
 from data_prep.parts import KEYS
 
 # Few and far apart keys: left alone, hypothesis draws nearly all of them below every fraction.
@@ -24,9 +24,9 @@ def test_some_are_held_out_but_not_all_and_parts_do_not_matter(
     documents: list[tuple[int, int, int]], fraction: float, size: int
 ) -> None:
     parts = [table(documents[i : i + size]) for i in range(0, len(documents), size)]
-    bound = find_bound(fraction, parts)
-    assert bound == find_bound(fraction, [table(documents)] if documents else [])
-    assert bound == find_bound(fraction, parts[::-1])
+    bound = find_bound(fraction, map(extremes, parts))
+    assert bound == find_bound(fraction, [extremes(table(documents))])
+    assert bound == find_bound(fraction, map(extremes, parts[::-1]))
     out = held_out(table(documents), bound)
     different = set(documents)
     if len(different) < 2:
@@ -43,4 +43,4 @@ def test_some_are_held_out_but_not_all_and_parts_do_not_matter(
 
 
 def test_a_fraction_of_zero_holds_out_nothing() -> None:
-    assert find_bound(0, [table([(0, 0, 0), (1, 0, 0)])]) is None
+    assert find_bound(0, [extremes(table([(0, 0, 0), (1, 0, 0)]))]) is None

@@ -4,13 +4,17 @@ from pathlib import Path
 
 from data_prep import keys
 from data_prep.tally import Tally, sample_limits
+from data_prep.texts import texts_of
 from tests.data_prep.corpora import config
 
 
 def test_keys_are_what_they_were() -> None:
     seeds = [keys.purpose_seed(purpose, 0, "prose") for purpose in keys.PURPOSES]
-    assert keys.document_keys("doc-1", seeds) == [0x25B1F3FC8732A9B6, 0xAFA9388B976B2EB9, 0x55442FC2C5E0C8DD]
+    found = [column.tolist() for column in keys.document_keys(["doc-1"], seeds)]
+    assert found == [[0x25B1F3FC8732A9B6], [0xAFA9388B976B2EB9], [0x55442FC2C5E0C8DD]]
     assert keys.content_halves("größer".encode()) == (0x29C22B29B295037D, 0xE2999C9F23A63A3C)
+    high, low = keys.content_halves_of(texts_of([b"", "größer".encode()]))
+    assert (high[1], low[1]) == keys.content_halves("größer".encode())
 
 
 def test_seed_source_and_purpose_each_make_other_keys() -> None:
