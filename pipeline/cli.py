@@ -61,17 +61,59 @@ def show(record: dict[str, Any], text: str, *, as_json: bool) -> None:
 
 
 @app.command()
-def prep(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
+def prep(
+    config: Config,
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Ray workers; 0 works in this process.", show_default="all cores")
+    ] = None,
+    keep_dropped: Annotated[
+        bool, typer.Option("--keep-dropped", help="Also write what is dropped, and why, to dropped/.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what it would take: a few units are tried.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Build the corpus; nothing to do if it exists."""
+    run = opened(config, overrides)
+    if dry_run:
+        show_forecast(run, workers, as_json=as_json)
+        return
     from data_prep.build import prepare
     from data_prep.manifest import as_rows
+    from data_prep.report.terminal import summary
+    from data_prep.statistics import read_statistics
     from pipeline.monitor.views import corpus_progress
 
-    run = opened(config, overrides)
     with corpus_progress() as update:
-        folder, manifest = prepare(run.config.data, run.workspace.corpora, run.config.name, progress=update)
-    record = {"corpus": str(folder), "digest": manifest.digest, "sources": as_rows(manifest)}
-    show(record, corpus_text(record), as_json=as_json)
+        folder, manifest = prepare(
+            run.config.data,
+            run.workspace.corpora,
+            run.config.name,
+            workers=workers,
+            keep_dropped=keep_dropped,
+            progress=update,
+        )
+    report = folder / "report.html"
+    record = {
+        "corpus": str(folder),
+        "digest": manifest.digest,
+        "sources": as_rows(manifest),
+        "report": str(report) if report.exists() else None,
+    }
+    show(record, "\n".join([corpus_text(record), summary(manifest, read_statistics(folder))]), as_json=as_json)
+
+
+def show_forecast(run: Opened, workers: int | None, *, as_json: bool) -> None:
+    import os
+
+    from data_prep.dry_run import dry_run
+    from data_prep.files import plain
+    from data_prep.forecast import forecast_text
+
+    found = dry_run(run.config.data, run.config.name, workers or len(os.sched_getaffinity(0)))
+    show(plain(found), forecast_text(found), as_json=as_json)
 
 
 def corpus_text(record: dict[str, Any]) -> str:
