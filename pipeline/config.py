@@ -48,12 +48,35 @@ class ModelConfig:
     """Added to the mean square in RMSNorm."""
     arch: Literal["decoder"] = "decoder"
     """The only architecture so far."""
+    qk_norm: bool = False
+    """RMSNorm of each head's queries and keys (Dehghani et al., 2023): attention's scores stay bounded."""
+    logit_soft_cap: float | None = None
+    """Logits are squashed into ± this by tanh (Gemma 2, 2024: 30); not if not given."""
+    z_loss: float = 0.0
+    """Weight of log²Z in the loss (PaLM, 2022: 1e-4), which keeps logits from drifting; 0 turns it off."""
+    base_width: int | None = None
+    """The width that the learning rate was found at: rates and first weights are scaled so that it holds at `width`
+    too (muP; pipeline/model/width.py). Not if not given."""
+    recompute: Literal["none", "attention", "block"] = "none"
+    """What backward computes again instead of keeping it: nothing, each block's attention, or whole blocks."""
+    recompute_every: int = 1
+    """With `recompute: block`, every how manyth block: 1 all, 2 every other."""
+    loss_chunk_size: int | None = None
+    """Positions of a micro-batch whose logits exist at once in training; all if not given."""
+    compile: Literal["none", "block", "model"] = "none"
+    """What training compiles by torch.compile: nothing, each block, or all blocks as one graph."""
 
     @property
     def mlp_hidden(self) -> int:
         """The SwiGLU layer's hidden size as built. 8/3 × width makes its three matrices cost what a plain MLP's two of
         4 × width do (Shazeer, 2020)."""
         return self.mlp_width or -(-(8 * self.width) // (3 * 64)) * 64
+
+
+MODEL_OPTIONS = ("qk_norm", "logit_soft_cap", "z_loss", "base_width")
+MODEL_EXECUTION = ("recompute", "recompute_every", "loss_chunk_size", "compile")
+"""Fields of ModelConfig that say how it is computed, not what. They came later than the others, like the options:
+digests leave out what came later while it is at its default, so what was recorded before still matches its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +201,8 @@ class RunConfig:
     def digest(self) -> str:
         """Digest of all that shapes the trained weights, in exact arithmetic: data, model and optimisation.
 
-        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, checkpoints, monitoring) may
-        change from one start of a run to the next.
+        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, recomputing, checkpoints,
+        monitoring) may change from one start of a run to the next.
         """
         return digest(weight_shaping(self))
 
@@ -189,7 +212,20 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
     train = plain(config.train)
     for execution in ("zero", "micro_batch_size", "checkpoint"):
         del train[execution]
-    return {"data": plain(config.data), "model": plain(config.model), "train": train}
+    return {"data": plain(config.data), "model": model_shaping(config.model), "train": train}
+
+
+def model_shaping(model: ModelConfig) -> dict[str, Any]:
+    """What the model computes, not how."""
+    return {key: value for key, value in model_said(model).items() if key not in MODEL_EXECUTION}
+
+
+def model_said(model: ModelConfig) -> dict[str, Any]:
+    """A model's config for a digest: without what came later and is at its default."""
+    later = {
+        item.name: item.default for item in dataclasses.fields(model) if item.name in MODEL_OPTIONS + MODEL_EXECUTION
+    }
+    return {key: value for key, value in plain(model).items() if key not in later or value != later[key]}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -235,20 +271,12 @@ def check(config: RunConfig) -> None:
             raise Mistake(
                 f"data.sources.{at}.weight: {source.weight} must be more than 0; leave the source out instead"
             )
-    for key in ("layers", "width", "heads"):
-        _positive(f"model.{key}", getattr(config.model, key))
     for key in ("tokens", "global_batch_size", "micro_batch_size"):
         _positive(f"train.{key}", getattr(config.train, key))
     _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
     _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
     _positive("data.sequence_length", config.data.sequence_length)
-    model = config.model
-    if model.width % model.heads or (model.width // model.heads) % 2:
-        raise Mistake(f"model.heads: width {model.width} over {model.heads} heads must give an even, whole head size")
-    if model.kv_heads is not None and (model.kv_heads < 1 or model.heads % model.kv_heads):
-        raise Mistake(
-            f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly"
-        )
+    check_model(config.model)
     schedule = config.train.schedule
     if not 0 <= schedule.decay_fraction <= 1:
         raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
@@ -258,6 +286,25 @@ def check(config: RunConfig) -> None:
             "lower it or raise train.tokens"
         )
     check_batch(config.train, config.world_size)
+
+
+def check_model(model: ModelConfig) -> None:
+    """Raises Mistake if no such model can be built."""
+    for key in ("layers", "width", "heads", "recompute_every"):
+        _positive(f"model.{key}", getattr(model, key))
+    for key in ("loss_chunk_size", "base_width"):
+        if getattr(model, key) is not None:
+            _positive(f"model.{key}", getattr(model, key))
+    if model.width % model.heads or (model.width // model.heads) % 2:
+        raise Mistake(f"model.heads: width {model.width} over {model.heads} heads must give an even, whole head size")
+    if model.kv_heads is not None and (model.kv_heads < 1 or model.heads % model.kv_heads):
+        raise Mistake(
+            f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly"
+        )
+    if model.logit_soft_cap is not None and model.logit_soft_cap <= 0:
+        raise Mistake(f"model.logit_soft_cap: {model.logit_soft_cap} must be more than 0; leave it out for none")
+    if model.z_loss < 0:
+        raise Mistake(f"model.z_loss: {model.z_loss} must not be negative; 0 turns it off")
 
 
 def check_batch(train: TrainConfig, world_size: int) -> None:

@@ -189,7 +189,8 @@ def model_card(checkpoint: Checkpoint, num_parameters: int, token: str, report: 
             "---",
             f"# {checkpoint.run}, step {checkpoint.step}",
             "",
-            f"A decoder-only language model in Llama's layout: {num_parameters:,} parameters, {model.layers} layers, "
+            f"A decoder-only language model in {'Qwen3' if model.qk_norm else 'Llama'}'s layout: {num_parameters:,} "
+            f"parameters, {model.layers} layers, "
             f"width {model.width}, a vocabulary of {checkpoint.vocab_size:,}. A base model: it continues text.",
             "",
             "| made by headrace | |",

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.evaluate.report import DocumentScore, finite_or_none
-from pipeline.model.decoder import IGNORE, Decoder
+from pipeline.model.decoder import Decoder
+from pipeline.model.loss import IGNORE
 
 SCORER_VERSION = "bits-per-byte-1"
 

@@ -1,4 +1,5 @@
-"""Our model in the Hugging Face layout, as a Llama: other names for the same numbers.
+"""Our model in the Hugging Face layout, as a Llama, or with QK-norm as a Qwen3, which is a Llama that has it: other
+names for the same numbers.
 
     model.safetensors    the checkpoint's bytes behind a header with Llama's names
     config.json          ModelConfig in Llama's words          generation_config.json
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.config import ModelConfig
+from pipeline.config import MODEL_EXECUTION, ModelConfig
 from pipeline.errors import Mistake
 
 OUTER_NAMES = {
@@ -37,11 +38,14 @@ BLOCK_NAMES = {
     "mlp.up.weight": "mlp.up_proj.weight",
     "mlp.down.weight": "mlp.down_proj.weight",
 }
-CARRIED = frozenset(
-    {"arch", "layers", "width", "heads", "kv_heads", "mlp_width", "tie_embeddings", "rope_theta", "norm_eps"}
-)
-"""The fields of ModelConfig that a Llama can say or that change nothing in a trained model. With any other field away
-from its default the model is no Llama, and exporting it would give a model that computes something else."""
+QK_NORM_NAMES = {
+    "attention.query_norm.weight": "self_attn.q_norm.weight",
+    "attention.key_norm.weight": "self_attn.k_norm.weight",
+}
+SAID = {"arch", "layers", "width", "heads", "kv_heads", "mlp_width", "tie_embeddings", "rope_theta", "norm_eps"}
+CARRIED = frozenset(SAID | {"qk_norm", "z_loss", *MODEL_EXECUTION})
+"""The fields of ModelConfig that a Llama or a Qwen3 can say or that change nothing in a trained model. With any other
+field away from its default the model is neither, and exporting it would give a model that computes something else."""
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 COPY_BYTES = 16_000_000
 
@@ -57,10 +61,11 @@ def llama_names(config: ModelConfig) -> dict[str, str]:
             raise Mistake(
                 f"model.{field.name}: {value} has no place in Llama's layout, so this model cannot be exported"
             )
+    in_block = BLOCK_NAMES | (QK_NORM_NAMES if config.qk_norm else {})
     blocks = {
         f"blocks.{at}.{ours}": f"model.layers.{at}.{llamas}"
         for at in range(config.layers)
-        for ours, llamas in BLOCK_NAMES.items()
+        for ours, llamas in in_block.items()
     }
     outer = {
         ours: llamas for ours, llamas in OUTER_NAMES.items() if ours != "output.weight" or not config.tie_embeddings
@@ -82,8 +87,8 @@ def llama_config(config: ModelConfig, header: Header, end_of_text_id: int, seque
     after its release 5 understands."""
     embedding = header["model.embed_tokens.weight"]
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        "architectures": ["Qwen3ForCausalLM" if config.qk_norm else "LlamaForCausalLM"],
+        "model_type": "qwen3" if config.qk_norm else "llama",
         "vocab_size": embedding["shape"][0],
         "hidden_size": config.width,
         "intermediate_size": header["model.layers.0.mlp.gate_proj.weight"]["shape"][0],

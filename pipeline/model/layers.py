@@ -1,16 +1,20 @@
-"""The parts of the Transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+"""The parts of the Transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU, and the stack of blocks.
 
 Shape suffixes: B sequences, T positions, S positions attended to, D width, H query heads, K key-value heads, C head
 size, F hidden size of the MLP.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.config import ModelConfig
+from pipeline.model.attention import Mask, attend
 
 
 def rotary(length: int, head_size: int, theta: float, device: torch.device, *, first: int = 0) -> tuple[Tensor, Tensor]:
@@ -63,24 +67,21 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
         self.out = nn.Linear(self.heads * self.head_size, config.width, bias=False)
+        self.query_norm, self.key_norm = (
+            nn.RMSNorm(self.head_size, eps=config.norm_eps) if config.qk_norm else nn.Identity() for _ in range(2)
+        )
 
     def forward(
-        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TS: Tensor, past: KeyValues | None = None
+        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask: Mask, past: KeyValues | None = None
     ) -> Tensor:
         B, T, _ = x_BTD.shape
-        query_BHTC = self.query(x_BTD).view(B, T, self.heads, self.head_size).transpose(1, 2)
-        key_BKTC = self.key(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
+        query_BHTC = self.query_norm(self.query(x_BTD).view(B, T, self.heads, self.head_size)).transpose(1, 2)
+        key_BKTC = self.key_norm(self.key(x_BTD).view(B, T, self.kv_heads, self.head_size)).transpose(1, 2)
         value_BKTC = self.value(x_BTD).view(B, T, self.kv_heads, self.head_size).transpose(1, 2)
         key_BKSC, value_BKSC = rotate(key_BKTC, cos_TC, sin_TC), value_BKTC
         if past is not None:
             key_BKSC, value_BKSC = past.extend(key_BKSC, value_BKSC)
-        out_BHTC = F.scaled_dot_product_attention(
-            rotate(query_BHTC, cos_TC, sin_TC),
-            key_BKSC,
-            value_BKSC,
-            attn_mask=mask_B1TS,
-            enable_gqa=self.kv_heads != self.heads,
-        )
+        out_BHTC = attend(rotate(query_BHTC, cos_TC, sin_TC), key_BKSC, value_BKSC, mask)
         out: Tensor = self.out(out_BHTC.transpose(1, 2).reshape(B, T, -1))
         return out
 
@@ -109,10 +110,40 @@ class Block(nn.Module):
         self.attention = Attention(config)
         self.mlp_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.mlp = SwiGLU(config)
+        self.recompute_attention = config.recompute == "attention"
 
     def forward(
-        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask_B1TS: Tensor, past: KeyValues | None = None
+        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask: Mask, past: KeyValues | None = None
     ) -> Tensor:
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TC, sin_TC, mask_B1TS, past)
+        if self.recompute_attention and torch.is_grad_enabled():
+            x_BTD = x_BTD + recomputed(self._attention, x_BTD, cos_TC, sin_TC, mask)
+        else:
+            x_BTD = x_BTD + self._attention(x_BTD, cos_TC, sin_TC, mask, past)
         out: Tensor = x_BTD + self.mlp(self.mlp_norm(x_BTD))
         return out
+
+    def _attention(self, x_BTD: Tensor, *how: Any) -> Any:
+        return self.attention(self.attention_norm(x_BTD), *how)
+
+
+class Blocks(nn.ModuleList):
+    """All blocks, one after the other."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(Block(config) for _ in range(config.layers))
+        self.recompute_every = config.recompute_every if config.recompute == "block" else None
+
+    def forward(
+        self, x_BTD: Tensor, cos_TC: Tensor, sin_TC: Tensor, mask: Mask, cache: Sequence[KeyValues] | None = None
+    ) -> Tensor:
+        for at, block in enumerate(self):
+            if self.recompute_every and at % self.recompute_every == 0 and torch.is_grad_enabled():
+                x_BTD = recomputed(block, x_BTD, cos_TC, sin_TC, mask)
+            else:
+                x_BTD = block(x_BTD, cos_TC, sin_TC, mask, None if cache is None else cache[at])
+        return x_BTD
+
+
+def recomputed(function: Any, *inputs: Any) -> Any:
+    """Keeps the inputs alone and computes the rest again in backward. Nothing here draws random numbers."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

@@ -34,10 +34,11 @@ class Memory:
     optimizer: int
     """fp32 master weights and AdamW's two moments."""
     activations: int
-    """What the blocks keep for backward, of one micro-batch."""
+    """What the blocks keep for backward, of one micro-batch, and what making a block again needs beyond the logits'
+    room."""
     logits: int
-    """Three fp32 copies of (micro-batch × positions × vocabulary): the log-probabilities, and two gradients on the way
-    back through the loss."""
+    """Three fp32 copies of (positions at once × vocabulary): the log-probabilities, and two gradients on the way back
+    through the loss. In chunks also the chunk's logits, and the output layer's gradient as it adds up."""
     buffers: int
     """Buckets and gathered weights that stand beside the activations, and what the update needs beyond the room that
     activations and logits leave when they are freed."""
@@ -61,34 +62,110 @@ class States:
     """What reduction and optimizer step need at once, when the activations are gone."""
 
 
-def activation_bytes(
-    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
-) -> int:
-    """What autograd saves of a forward pass but for the logits, for `pipeline.model.layers` as they stand.
+@dataclass(frozen=True, kw_only=True)
+class BlockActivations:
+    """Bytes that one block keeps of one micro-batch."""
 
-    SDPA runs fused: no T × T scores, but the document mask, which it turns from booleans into the query's precision, in
-    every layer anew. GPU and CPU differ in two kernels: RMSNorm is one kernel on a GPU and keeps its input, on a CPU it
-    is composed and keeps two fp32 tensors; attention's output has to be copied on a CPU to lie as the next layer reads
-    it.
+    input: int
+    """The residual stream as it comes in."""
+    attention: int
+    """Its norm and attention."""
+    mlp: int
+    """Its norm and the MLP."""
+
+
+def block_activations(
+    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+) -> BlockActivations:
+    """For `pipeline.model.layers` as they stand. Attention runs fused: no T × T scores.
+
+    GPU and CPU differ in two kernels: RMSNorm is one kernel on a GPU and keeps its input, on a CPU it is composed and
+    keeps two fp32 tensors; attention's output has to be copied on a CPU to lie as the next layer reads it.
     """
     tokens, element = micro_batch_size * sequence_length, ELEMENT_BYTES[precision]
     wide = tokens * model.width * element
-    norm = (wide if gpu else 2 * tokens * model.width * 4) + 4 * tokens
+    norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
     qkv_input = out_input = mlp_input = query = wide
     keys_and_values = 2 * tokens * key_value_width(model) * element
     attention_output = 0 if gpu else wide  # on a GPU it is `out_input`
     log_sum_exp = 4 * tokens * model.heads
-    mask = micro_batch_size * sequence_length**2 * element
-    attention = qkv_input + query + keys_and_values + attention_output + log_sum_exp + mask + out_input
-    mlp = mlp_input + 4 * tokens * model.mlp_hidden * element  # gate, silu(gate), up and their product
+    qk_norms = 0
+    if model.qk_norm:
+        kv_heads = model.kv_heads or model.heads
+        qk_norms = _norm_bytes(tokens, model.width, tokens * model.heads, precision, gpu=gpu) + _norm_bytes(
+            tokens, key_value_width(model), tokens * kv_heads, precision, gpu=gpu
+        )
+    return BlockActivations(
+        input=wide,
+        attention=norm + qkv_input + qk_norms + query + keys_and_values + attention_output + log_sum_exp + out_input,
+        mlp=norm + mlp_input + 4 * tokens * model.mlp_hidden * element,  # gate, silu(gate), up and their product
+    )
+
+
+def _norm_bytes(tokens: int, width: int, rows: int, precision: Literal["fp32", "bf16"], *, gpu: bool) -> int:
+    wide = tokens * width * ELEMENT_BYTES[precision] if gpu else 2 * tokens * width * 4
+    return wide + 4 * rows
+
+
+def activation_bytes(
+    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+) -> int:
+    """What autograd saves of a forward pass but for the logits."""
+    tokens, element = micro_batch_size * sequence_length, ELEMENT_BYTES[precision]
+    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu)
+    again = _blocks_again(model)
+    as_recomputed = block.input + (block.mlp if model.recompute == "attention" else 0)
+    blocks = again * as_recomputed + (model.layers - again) * (block.attention + block.mlp)
+    norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
+    head = norm + tokens * model.width * element + 2 * 8 * tokens  # last norm, output layer's input, tokens and targets
     rotary = 4 * sequence_length * (model.width // model.heads)
-    head = norm + wide + 2 * 8 * tokens  # the last norm, the output layer's input, tokens and targets
-    return model.layers * (2 * norm + attention + mlp) + head + rotary
+    return blocks + head + rotary + mask_bytes(micro_batch_size, sequence_length, precision, gpu=gpu)
+
+
+def mask_bytes(micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool) -> int:
+    """The document mask, one for all blocks: on a CPU a number for each pair of positions; on a GPU each position's
+    document, and four lists of which of 128 × 128 positions to look at."""
+    if not gpu:
+        return micro_batch_size * sequence_length**2 * ELEMENT_BYTES[precision]
+    return micro_batch_size * (8 * sequence_length + 4 * 4 * (-(-sequence_length // 128)) ** 2)
+
+
+def recomputed_bytes(
+    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+) -> int:
+    """What backward makes again, one block at a time, when the logits are gone; with a whole block also the first
+    gradient inside its MLP, which comes while all of it is there."""
+    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu)
+    gradient = micro_batch_size * sequence_length * model.mlp_hidden * ELEMENT_BYTES[precision]
+    whole = block.attention + block.mlp + gradient
+    return {"none": 0, "attention": block.attention, "block": whole}[model.recompute]
+
+
+def _blocks_again(model: ModelConfig) -> int:
+    """Blocks of which something is computed again."""
+    return {"none": 0, "attention": model.layers, "block": -(-model.layers // model.recompute_every)}[model.recompute]
 
 
 def logit_bytes(micro_batch_size: int, sequence_length: int, vocab_size: int) -> int:
     """One fp32 copy of the logits; the log-probabilities that are kept for backward are one."""
     return 4 * micro_batch_size * sequence_length * vocab_size
+
+
+def loss_bytes(
+    model: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    vocab_size: int,
+    precision: Literal["fp32", "bf16"],
+) -> int:
+    """The most that the output layer and the loss hold."""
+    whole = 3 * logit_bytes(micro_batch_size, sequence_length, vocab_size)
+    if model.loss_chunk_size is None:
+        return whole
+    positions, element = min(model.loss_chunk_size, micro_batch_size * sequence_length), ELEMENT_BYTES[precision]
+    chunk = 3 * logit_bytes(1, positions, vocab_size) + element * positions * vocab_size
+    gradients = (4 + element) * vocab_size * model.width + element * micro_batch_size * sequence_length * model.width
+    return chunk + gradients
 
 
 def state_bytes(
@@ -153,8 +230,11 @@ def memory(
     """A rank's memory at a stage, which may be another than the config's."""
     micro_batch_size = train.micro_batch_size
     states = state_bytes(model, vocab_size, stage, train.precision, world_size, gpu=gpu)
-    activations = activation_bytes(model, micro_batch_size, sequence_length, train.precision, gpu=gpu)
-    logits = 3 * logit_bytes(micro_batch_size, sequence_length, vocab_size)
+    shape = (model, micro_batch_size, sequence_length)
+    kept = activation_bytes(*shape, train.precision, gpu=gpu)
+    again = recomputed_bytes(*shape, train.precision, gpu=gpu)
+    logits = loss_bytes(*shape, vocab_size, train.precision)
+    activations = kept + max(0, again - logits)
     return Memory(
         weights=states.weights,
         gradients=states.gradients,

@@ -16,7 +16,7 @@ class Parameters:
     matrices: int
     """The matrices inside the blocks."""
     vectors: int
-    """The norms' gains."""
+    """The norms' gains, those of QK-norm among them."""
     largest: int
     """Of the largest single tensor."""
 
@@ -38,7 +38,7 @@ class Flops:
     that backward. The blocks' matrices and the output layer are in N (tied or not); looking up an embedding costs
     nothing. They differ in attention, for L layers, width H and T positions: `full` counts the whole T × T square,
     12LHT (PaLM, Chowdhery et al., 2022, appendix B, where most published MFUs come from); `causal` the half that is
-    below the diagonal, which is what has to be computed: 6LHT.
+    below the diagonal, which is what has to be computed: 6LHT. What is computed twice (`model.recompute`) counts once.
     """
 
     causal: int
@@ -52,12 +52,13 @@ def key_value_width(model: ModelConfig) -> int:
 
 def count_parameters(model: ModelConfig, vocab_size: int) -> Parameters:
     width, hidden = model.width, model.mlp_hidden
+    qk_gains = 2 * model.layers * (width // model.heads) if model.qk_norm else 0
     attention = 2 * width * width + 2 * width * key_value_width(model)
     return Parameters(
         embedding=vocab_size * width,
         output=0 if model.tie_embeddings else vocab_size * width,
         matrices=model.layers * (attention + 3 * width * hidden),
-        vectors=(2 * model.layers + 1) * width,
+        vectors=(2 * model.layers + 1) * width + qk_gains,
         largest=max(vocab_size * width, width * hidden),
     )
 
@@ -67,3 +68,13 @@ def flops_per_token(model: ModelConfig, vocab_size: int, sequence_length: int) -
     multiplied = 6 * (parameters.matrices + vocab_size * model.width)
     square = model.layers * model.width * sequence_length
     return Flops(causal=multiplied + 6 * square, full=multiplied + 12 * square)
+
+
+def recomputed_share(model: ModelConfig) -> float:
+    """FLOPs of the blocks that are computed again in backward, as a share of their forward pass, by the weights."""
+    if model.recompute == "block":
+        return -(-model.layers // model.recompute_every) / model.layers
+    if model.recompute == "attention":
+        matrices = count_parameters(model, 0).matrices
+        return 1 - 3 * model.layers * model.width * model.mlp_hidden / matrices
+    return 0.0

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_prep.files import digest, read_record, sha256_file
-from pipeline.config import ModelConfig
+from data_prep.files import digest, plain, read_record, sha256_file
+from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
 from pipeline.errors import CorruptCheckpoint
 
@@ -62,8 +62,8 @@ class Checkpoint:
 
 
 def sealed(checkpoint: Checkpoint) -> Checkpoint:
-    bare = replace(checkpoint, digest="")
-    return replace(bare, digest=digest(bare))
+    bare = plain(replace(checkpoint, digest="")) | {"model": model_said(checkpoint.model)}
+    return replace(checkpoint, digest=digest(bare))
 
 
 def steps_saved(folder: Path) -> list[int]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
-from pipeline.model.decoder import next_token_loss
+from pipeline.model.decoder import Decoder
 from pipeline.train.optim import adamw
 
 
@@ -57,7 +57,7 @@ def join_world(world: World) -> None:
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
 
 
-def start_engine(model: nn.Module, train: TrainConfig, world: World) -> Any:
+def start_engine(model: Decoder, train: TrainConfig, world: World) -> Any:
     """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage."""
     import deepspeed
 
@@ -72,24 +72,25 @@ def set_learning_rate(engine: Any, rate: float) -> None:
     """We set the rate before each step ourselves: a schedule inside the engine stands still when the engine skips a
     step."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_multiplier", 1.0)  # engine states of before have none
 
 
-def train_step(engine: Any, batch: NDArray[Any], end_of_text_id: int) -> tuple[Tensor, float]:
+def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float]:
     """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids.
 
-    Gives this rank's mean loss, fp64, and the global norm of the gradient before it was clipped.
+    Gives this rank's mean cross entropy and z-loss, (2,) in fp64, and the global norm of the gradient before it was
+    clipped.
     """
-    loss_sum = torch.zeros((), dtype=torch.float64, device=engine.device)
+    loss_sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     grad_norm = None
     for tokens in torch.from_numpy(batch).to(engine.device, non_blocking=True):
-        loss = next_token_loss(engine(tokens), tokens, end_of_text_id)
-        engine.backward(loss)
+        losses = engine(tokens, loss=True)
+        engine.backward(losses.total)
         if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
             grad_norm = _grad_norm(engine)  # the engine clips but does not tell
         engine.step()
-        loss_sum += loss.detach()
-    return loss_sum / len(batch), float(engine.get_global_grad_norm() if grad_norm is None else grad_norm)
+        loss_sums += torch.stack((losses.cross_entropy, losses.z_loss))
+    return loss_sums / len(batch), float(engine.get_global_grad_norm() if grad_norm is None else grad_norm)
 
 
 def _grad_norm(engine: Any) -> Tensor | None:

@@ -86,9 +86,9 @@ def take_step(
     began = time.perf_counter()
     rate = learning_rate(done, config.total_steps, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
-    own_loss, grad_norm = train_step(engine, loader.batch(done), engine.module.end_of_text_id)
-    told = torch.full_like(own_loss, float(notice.requested()))
-    loss, stop = averaged(torch.stack([own_loss, told]), world)
+    own_losses, grad_norm = train_step(engine, loader.batch(done))
+    told = own_losses.new_tensor([float(notice.requested())])
+    loss, z_loss, stop = averaged(torch.cat([own_losses, told]), world)
     step, batch_size = done + 1, config.train.global_batch_size
     step_s = time.perf_counter() - began
     tell(
@@ -96,6 +96,7 @@ def take_step(
         step=step,
         tokens=step * batch_size * config.data.sequence_length,
         loss=loss,
+        **({"z_loss": z_loss} if config.model.z_loss else {}),
         lr=rate,
         grad_norm=grad_norm,
         batch_digest=order.batch_digest(done, batch_size) if world.is_main else None,

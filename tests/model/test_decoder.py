@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ModelConfig
-from pipeline.model.decoder import IGNORE, Decoder, build, document_mask, next_token_loss, next_token_targets
+from pipeline.model.attention import document_mask, document_numbers
+from pipeline.model.decoder import Decoder, build
 from pipeline.model.generate import generate
 from pipeline.model.layers import rotary, rotate
+from pipeline.model.loss import IGNORE, next_token_loss, next_token_targets
 
 EOT = 0
 VOCAB = 50
@@ -41,7 +43,7 @@ def test_no_position_sees_the_future() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=24))
 def test_mask_is_what_its_words_say(row: list[int]) -> None:
-    mask = document_mask(torch.tensor([row]), EOT)[0, 0]
+    mask = document_mask(document_numbers(torch.tensor([row]), EOT))[0, 0]
     for query in range(len(row)):
         opens = max((at for at in range(query + 1) if row[at] == EOT), default=0)
         assert mask[query].tolist() == [opens <= key <= query for key in range(len(row))]

@@ -33,6 +33,7 @@ SHAPES = {
     "plain": {"heads": 4},
     "grouped": {"heads": 4, "kv_heads": 2, "rope_theta": 500_000.0, "norm_eps": 1e-6},
     "tied": {"heads": 8, "kv_heads": 1, "tie_embeddings": True, "mlp_width": 96},
+    "query and key norms": {"heads": 4, "kv_heads": 2, "qk_norm": True, "z_loss": 1e-4, "recompute": "block"},
 }
 
 
@@ -76,7 +77,12 @@ def exported(folder: Path, model: Decoder, tokenizer_json: bytes) -> Path:
 
 
 def model_of(shape: str, vocab_size: int = 300, end: int = 0) -> Decoder:
-    return build(ModelConfig(layers=3, width=64, **SHAPES[shape]), vocab_size, end, seed=5).eval()  # type: ignore[arg-type]
+    model = build(ModelConfig(layers=3, width=64, **SHAPES[shape]), vocab_size, end, seed=5).eval()  # type: ignore[arg-type]
+    with torch.no_grad():  # gains of 1 would hide a norm in the wrong place
+        for name, parameter in model.named_parameters():
+            if name.endswith(("query_norm.weight", "key_norm.weight")):
+                parameter.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(len(name)))
+    return model
 
 
 @pytest.fixture(autouse=True)
@@ -89,12 +95,12 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 @torch.inference_mode()
 def test_transformers_computes_our_logits(shape: str, tmp_path: Path) -> None:
     """The proof that nothing needs permuting: a wrong rotary layout or a transposed matrix would differ by far more."""
-    from transformers import AutoModelForCausalLM, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaForCausalLM, Qwen3ForCausalLM
 
     ours = model_of(shape)
     folder = exported(tmp_path, ours, trained())
     theirs, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert isinstance(theirs, LlamaForCausalLM)
+    assert isinstance(theirs, Qwen3ForCausalLM if ours.config.qk_norm else LlamaForCausalLM)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     tokens_BT = torch.randint(1, 300, (4, CONTEXT))
     tokens_BT[:, 0] = 0
@@ -160,15 +166,21 @@ def test_what_is_no_llama_is_refused(tmp_path: Path) -> None:
         write_weights(tmp_path / "odd.safetensors", tmp_path / "out", llama_names(model.config))
 
 
+@pytest.mark.parametrize("option", [{"logit_soft_cap": 30.0}, {"base_width": 8}])
+def test_an_option_that_no_layout_has_is_refused_in_one_line(option: dict[str, Any]) -> None:
+    with pytest.raises(Mistake, match=rf"^model\.{next(iter(option))}: .* cannot be exported$"):
+        llama_names(ModelConfig(layers=1, width=16, heads=2, **option))
+
+
 def test_every_field_of_the_model_was_thought_of() -> None:
     """A new field of ModelConfig is refused when it is set, until this mapping says what it is in a Llama."""
     import dataclasses
 
     @dataclasses.dataclass(frozen=True, kw_only=True)
     class Newer(ModelConfig):
-        soft_cap: float | None = None
+        newest: float | None = None
 
     shape: dict[str, Any] = {"layers": 1, "width": 8, "heads": 2}
     assert llama_names(Newer(**shape)) == llama_names(ModelConfig(**shape))
-    with pytest.raises(Mistake, match=r"model\.soft_cap: 30\.0"):
-        llama_names(Newer(**shape, soft_cap=30.0))
+    with pytest.raises(Mistake, match=r"model\.newest: 30\.0"):
+        llama_names(Newer(**shape, newest=30.0))

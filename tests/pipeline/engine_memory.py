@@ -42,10 +42,10 @@ def main(stage: str, precision: str) -> None:
     written = ELEMENT_BYTES[precision] * sum(parameter.numel() for parameter in model.parameters())
     engine = start_engine(model, train, world)
     batch = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 1, 8))
-    train_step(engine, batch, 0)
+    train_step(engine, batch)
     resting = sum(size if size < bucket else written for size in live_tensors().values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        train_step(engine, batch, 0)
+        train_step(engine, batch)
     live = peak = 0
     events: list[Any] = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):

@@ -19,7 +19,9 @@ from tests.e2e.whole_runs import headrace
 from tests.train.small_runs import config_tree, small_corpus, write_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-FOR_GPUS = ["124m", "1b", "7b"]
+FOR_GPUS = ["10m", "50m", "124m", "350m", "1b", "7b", "13b", "70b"]
+
+GPUS = sorted(device.name for device in DEVICES.values() if device.kind == "gpu")
 
 
 def config_named(name: str, *overrides: str) -> RunConfig:
@@ -55,6 +57,11 @@ def test_every_config_loads_and_can_be_planned(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "gpus_that_fit"),
     [
+        ("10m", 10.2e6, list(GPUS)),
+        ("50m", 48.9e6, list(GPUS)),
+        ("350m", 355e6, list(GPUS)),
+        ("13b", 13.0e9, ["a100", "h100", "h200", "b200"]),
+        ("70b", 69.0e9, list(GPUS)),
         ("124m", 124e6, ["a100-40gb", "a100", "h100", "h200", "b200"]),
         ("1b", 1.18e9, ["a100", "h100", "h200", "b200"]),
         ("7b", 6.74e9, ["h200", "b200"]),
@@ -105,6 +112,21 @@ def test_memory_is_the_sum_of_its_parts_and_the_update_reuses_the_activations_ro
     assert plan_named("124m").chosen.memory.buffers == 0
 
 
+def test_what_is_computed_twice_costs_time_and_saves_memory() -> None:
+    plain = plan_named("13b", "model.recompute=none")
+    every, other, attention = (
+        plan_named("13b", *words) for words in ((), ("model.recompute_every=2",), ("model.recompute=attention",))
+    )
+    assert every.hours == pytest.approx(plain.hours * 4 / 3)
+    assert other.hours == pytest.approx(plain.hours * 7 / 6)
+    assert plain.hours < attention.hours < every.hours
+    kept = [plan.chosen.memory.activations for plan in (every, other, attention, plain)]
+    assert kept[0] < kept[1] < kept[3]
+    assert kept[0] < kept[2] < kept[3]
+    assert plan_named("13b", "model.loss_chunk_size=null").chosen.memory.logits > 2 * every.chosen.memory.logits
+    assert every.flops_per_token == plain.flops_per_token, "MFU counts useful work"
+
+
 def test_time_and_cost_are_tokens_times_flops_over_speed() -> None:
     config = config_named("7b")
     hardware = Hardware(device=DEVICES["h100"], count=64, mfu=0.5, price_per_gpu_hour=2.0)
@@ -140,7 +162,7 @@ def test_the_table_is_80_columns_wide(name: str, colour: bool) -> None:
 
 
 def test_the_table_says_what_would_fit() -> None:
-    assert "✓ Fits: 78% of the 130 GB" in render(plan_named("7b"))
+    assert "✓ Fits: 76% of the 130 GB" in render(plan_named("7b"))
     assert "train.zero.stage=2 fits." in render(plan_named("7b", gpu="h100"))
     smaller = render(plan_named("1b", "train.micro_batch_size=16", gpu="h100"))
     assert "train.micro_batch_size=8 fits." in smaller  # 13 would fit, and divides nothing

@@ -1,0 +1,69 @@
+"""One rank of two at ZeRO stage 3, as the test starts it: stage3_options.py OUT.
+
+Writes the losses and gradient norms of a few steps for each way to compute the same model. Every parameter is sharded,
+however small, so that weights are whole only while their module is called.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cluster.world import world_from_env
+from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
+from pipeline.model.decoder import build
+from pipeline.train import engine as engines
+
+SHAPE = ModelConfig(layers=3, width=32, heads=4, kv_heads=2, qk_norm=True, z_loss=1e-3, base_width=16)
+WAYS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "chunks": {"loss_chunk_size": 7},
+    "blocks again": {"recompute": "block", "recompute_every": 2},
+    "attention again, chunks": {"recompute": "attention", "loss_chunk_size": 7},
+    "tied": {"tie_embeddings": True},
+    "tied, chunks": {"tie_embeddings": True, "loss_chunk_size": 7},
+}
+TRAIN = TrainConfig(
+    tokens=1,
+    global_batch_size=8,
+    micro_batch_size=2,
+    optimizer=OptimizerConfig(lr=1e-2),
+    zero=ZeroConfig(stage=3),
+    precision="fp32",
+)
+
+
+def steps(model: ModelConfig) -> list[list[float]]:
+    engine = engines.start_engine(build(model, 97, 0, seed=0), TRAIN, world_from_env(os.environ))
+    figures = []
+    for seed in range(3):
+        engines.set_learning_rate(engine, 1e-2)
+        batch = np.random.default_rng(seed).integers(0, 97, (2, 2, 32))
+        losses, norm = engines.train_step(engine, batch)
+        figures.append([*losses.tolist(), norm])
+    assert all(parameter.numel() == 0 for parameter in engine.module.parameters()), "all weights are sharded again"
+    return figures
+
+
+def main(out: str) -> None:
+    world = world_from_env(os.environ)
+    engines.join_world(world)
+    settings = engines.deepspeed_config
+
+    def sharding_all(train: TrainConfig, world_size: int) -> dict[str, Any]:
+        found = settings(train, world_size)
+        found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        return found
+
+    engines.deepspeed_config = sharding_all
+    figures = {way: steps(replace(SHAPE, **options)) for way, options in WAYS.items()}
+    if world.is_main:
+        Path(out).write_text(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
