@@ -46,7 +46,7 @@ def make_tokenizer(work: Work, name: str, samples: Sequence[str]) -> TokenizerFa
         texts = (text.as_py() for one in samples for text in work.load_table(one, "docs.arrow")["text"])
         data = train(texts, settings.train.vocab_size, settings.end_of_text)
     facts = describe(data, settings.end_of_text, settings.path or "the trained tokenizer")
-    with work.writing(name, "tokenizer.json") as file:
+    with work.writing(name, "tokenizer") as file:
         file.write(data)
     return work.save_record(name, facts)
 
@@ -68,7 +68,7 @@ def encode_part(
         documents = documents.take(pa.array(table["row"]))
     texts = texts_from_arrow(documents["text"].combine_chunks())
 
-    encoder = load_encoder(work.file(tokenizer, "tokenizer.json"), facts.sha256, facts.backend)
+    encoder = load_encoder(work.file(tokenizer, "tokenizer"), facts.sha256, facts.backend)
     tokens, lengths = encoder.encode_texts(texts)
     starts = np.cumsum(lengths) - lengths
     agreed = encoder.fast is None or all(

@@ -19,7 +19,7 @@ from data_prep import keys
 from data_prep.choosing import choose, load_columns
 from data_prep.files import atomic_file
 from data_prep.heldout import Bound, held_out
-from data_prep.parts import DUPLICATE_REASONS, DroppedRecord, Part
+from data_prep.parts import DUPLICATE_REASONS, ContaminatedRecord, DroppedRecord, Part
 from data_prep.statistics import HELDOUT, KEPT, Outcome, Sample, SourceStatistics, Statistics, outcome_of, sample_of
 from data_prep.work import Work
 
@@ -113,3 +113,16 @@ def write_dropped(
         pq.write_table(table.combine_chunks(), file, compression="zstd")
     done = DroppedRecord(name=path.name, reasons=dict(Counter(table["reason"].to_pylist())))
     return work.save_record(name, done)
+
+
+def find_contaminated(work: Work, name: str, source: int, refined: str) -> ContaminatedRecord:
+    """Which of a part's documents hold evaluation data, of those that passed the rules."""
+    columns = load_columns(work, refined)
+    passed = choose(work.config.sources[source], work.config, columns).passed
+    ids = work.load_table(refined, "docs.arrow")["id"]
+    hits = [
+        (ids[row].as_py(), key.removeprefix("task:"), int(columns[key][row]))
+        for key in sorted(column for column in columns if column.startswith("task:"))
+        for row in np.flatnonzero(passed & (columns[key] > 0)).tolist()
+    ]
+    return work.save_record(name, ContaminatedRecord(source=work.config.sources[source].name, hits=tuple(hits)))

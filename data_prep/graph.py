@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.assemble import (
     Packed,
     PackRecord,
@@ -36,14 +39,15 @@ from data_prep.deduplicating import (
     settle,
 )
 from data_prep.encoding import checked_halvings, encode_part, make_tokenizer, sample_part
-from data_prep.fates import describe_part, write_dropped
-from data_prep.files import digest, write_atomic, write_record
+from data_prep.fates import describe_part, find_contaminated, write_dropped
+from data_prep.files import atomic_file, digest, write_atomic, write_record
 from data_prep.heldout import Bound, find_bound
 from data_prep.inputs import Unit, cut_units, slice_key
 from data_prep.manifest import HeldoutRecord, Manifest, ShardRecord
 from data_prep.minhash import bands_for
 from data_prep.pack import cells_of_span, num_cells, shard_spans
 from data_prep.parts import (
+    ContaminatedRecord,
     DedupRecord,
     DroppedRecord,
     EncodeRecord,
@@ -66,6 +70,7 @@ MERGED_AT_ONCE = 256
 RUN_TOKENS = 64_000_000
 """Tokens of what comes of a merge, about."""
 DROPPED_NAME = "dropped.json"
+CONTAMINATED_NAME = "contaminated.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,7 @@ def choose_documents(stages: Stages) -> Chosen:
         unit for source, files in enumerate(stages.plan.inputs) for unit in cut_units(source, files, config.unit_bytes)
     ]
     _index_tasks(stages)
-    read = stages.run(SelectRecord, [_read_task(stages, unit) for unit in units])
+    read = stages.run(SelectRecord, [_read_task(stages, unit) for unit in units], stages.work.has_texts_of)
     drops, exact_clusters, near_clusters = _find_duplicates(stages, read)
     settled = _settle(stages, read, drops)
     tallies = tally(config, [unit.source for unit in units], read, list(settled.values()))
@@ -135,6 +140,7 @@ def build_corpus(stages: Stages, chosen: Chosen) -> Manifest:
     packed = _pack(stages, runs, chosen.num_cells)
     shards = _write_shards(stages, runs, packed, facts)
     heldout = _write_heldout(stages, encoded)
+    _write_contaminated(stages, chosen)
     _write_statistics(stages, chosen)
     return summarize(stages.plan, facts, chosen.tallies, encoded, packed, shards, heldout)
 
@@ -248,7 +254,7 @@ def _make_tokenizer(stages: Stages, chosen: Chosen) -> tuple[str, TokenizerFacts
     depends_on = [stages.plan.tokenizer_digest, samples, asdict(config.tokenizer)]
     making = task("tokenizer", make_tokenizer, samples, depends_on=depends_on)
     [facts] = stages.run(TokenizerFacts, [making])
-    made = stages.work.file(making.name, "tokenizer.json").read_bytes()
+    made = stages.work.file(making.name, "tokenizer").read_bytes()
     write_atomic(stages.plan.folder / "tokenizer.json", made)
     return making.name, facts
 
@@ -329,6 +335,24 @@ def _write_heldout(stages: Stages, encoded: Sequence[Sequence[EncodeRecord]]) ->
             )
     folder = stages.plan.folder / "heldout"
     return stages.run(HeldoutRecord, tasks, lambda one: (folder / one.name).is_file())
+
+
+def _write_contaminated(stages: Stages, chosen: Chosen) -> None:
+    """Names the documents that hold evaluation data, dropped or not: `contaminated.parquet`."""
+    if stages.plan.config.decontaminate is None:
+        return
+    parts = [part for record in chosen.read if record.contaminated for part in record.parts]
+    tasks = [
+        task("contaminated", find_contaminated, part.source, part.docs, depends_on=[part.keys, part.docs])
+        for part in parts
+    ]
+    records = stages.run(ContaminatedRecord, tasks)
+    rows = sorted((one.source, *hit) for one in records for hit in one.hits)
+    columns = zip(("source", "id", "task", "ngrams"), zip(*rows, strict=True), strict=True) if rows else ()
+    schema = pa.schema([("source", pa.string()), ("id", pa.string()), ("task", pa.string()), ("ngrams", pa.int64())])
+    table = pa.table(dict(columns), schema=schema) if rows else schema.empty_table()
+    with atomic_file(stages.plan.folder / CONTAMINATED_NAME) as file:
+        pq.write_table(table, file)
 
 
 def _write_statistics(stages: Stages, chosen: Chosen) -> None:

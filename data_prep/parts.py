@@ -120,6 +120,13 @@ class SettleRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContaminatedRecord:
+    source: str
+    hits: tuple[tuple[str, str, int], ...]
+    """(document's id, evaluation task, n-grams of it in the document)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DroppedRecord:
     name: str
     reasons: dict[str, int]

@@ -23,7 +23,7 @@ import xxhash
 
 from data_prep.config import CorpusConfig, SourceConfig
 from data_prep.files import atomic_file, digest, plain, read_record, write_atomic
-from data_prep.parts import Part
+from data_prep.parts import Part, SelectRecord
 from data_prep.texts import Texts, texts_from_arrow
 
 Record = TypeVar("Record")
@@ -119,6 +119,10 @@ class Work:
         done = read_record(Done[kind], self.file(name, "json"))  # type: ignore[valid-type]
         record: Record = done.record
         return record
+
+    def has_texts_of(self, selected: SelectRecord) -> bool:
+        """Whether the texts that were chosen from are there; they have a record of their own."""
+        return all(self.file(part.docs.partition("-")[0], "json").exists() for part in selected.parts)
 
     def write_parts(self, parts: Sequence[Part]) -> str:
         """Stores a list that many tasks need, so that each is told its name only; see `read_parts`."""
