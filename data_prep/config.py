@@ -70,7 +70,7 @@ class MinHashConfig:
     __pydantic_config__ = CONFIG
 
     threshold: float = 0.72
-    """Jaccard similarity of 5-word shingles at which half of the pairs are found."""
+    """Jaccard similarity of 5-word shingles at which two of three pairs are found; much below it, nearly none."""
     permutations: int = 112
     """Hash functions; more make the cut at the threshold sharper and cost time and disk."""
 
@@ -144,7 +144,7 @@ class CorpusConfig:
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """`concatenate` fills every sequence and cuts documents at its end; `best_fit` cuts none that fits into a sequence
     and fills up with padding."""
-    shard_bytes: int = 256_000_000
+    shard_bytes: int = 128_000_000
     """Size of a shard file; the last shard of a source is smaller."""
     unit_bytes: int = 16_000_000
     """Input that one task reads: the grain of parallel work and of what a crash can cost."""
