@@ -36,6 +36,8 @@ class Fates:
     """Place in `names`."""
     columns: Columns
     """The scores."""
+    sizes: npt.NDArray[np.int64]
+    """UTF-8 bytes of the texts, repeated lines taken out."""
 
     def rows(self, name: str) -> npt.NDArray[np.int64]:
         return np.flatnonzero(self.code == self.names.index(name))
@@ -47,12 +49,14 @@ def fates_of(work: Work, source: int, refined: str, settled: Part | None, bound:
     choice = choose(work.config.sources[source], work.config, columns)
     names = (KEPT, HELDOUT, *DUPLICATE_REASONS, *choice.reasons)
     code = np.where(choice.code < 0, 0, choice.code + 2 + len(DUPLICATE_REASONS)).astype(np.int16)
+    sizes = columns["size"].copy()
     if settled is not None:
         dropped = work.load_array(settled.keys, "dropped.npy")
         code[dropped["row"]] = dropped["reason"] + 2
-        table = work.load_array(settled.keys, "keys.npy")
-        code[np.flatnonzero(code == 0)[held_out(table, bound)]] = names.index(HELDOUT)
-    return Fates(names, code, columns)
+        table, left = work.load_array(settled.keys, "keys.npy"), np.flatnonzero(code == 0)
+        code[left[held_out(table, bound)]] = names.index(HELDOUT)
+        sizes[left] = table["size"]
+    return Fates(names, code, columns, sizes)
 
 
 def describe_part(work: Work, name: str, source: int, refined: str, settled: Part | None, bound: Bound) -> Statistics:
@@ -68,7 +72,7 @@ def describe_part(work: Work, name: str, source: int, refined: str, settled: Par
         return sample_of(int(shown[row]), documents["id"][row].as_py(), documents["text"][row].as_py(), note=note)
 
     def outcome(rows: npt.NDArray[np.int64]) -> Outcome:
-        return outcome_of(columns["size"][rows], shown[rows], lambda place: sample(int(rows[place])))
+        return outcome_of(fates.sizes[rows], shown[rows], lambda place: sample(int(rows[place])))
 
     outcomes = {fate: outcome(rows) for fate in fates.names if len(rows := fates.rows(fate))}
     languages, counts = np.unique(columns["language"].astype(str), return_counts=True)
@@ -76,7 +80,7 @@ def describe_part(work: Work, name: str, source: int, refined: str, settled: Par
         sources={
             settings.name: SourceStatistics(
                 outcomes=outcomes,
-                trimmed_bytes=_trimmed_bytes(fates, settled),
+                trimmed_bytes=_trimmed_bytes(fates),
                 languages={one: int(n) for one, n in zip(languages.tolist(), counts.tolist(), strict=True) if one},
             )
         }
@@ -84,12 +88,11 @@ def describe_part(work: Work, name: str, source: int, refined: str, settled: Par
     return work.save_record(name, done)
 
 
-def _trimmed_bytes(fates: Fates, settled: Part | None) -> dict[str, int]:
-    """What edits and placeholders took out of all documents, and the removal of lines out of those that are left."""
-    size, edited, cleaned = (int(fates.columns[name].sum()) for name in ("size", "edited_size", "cleaned_size"))
-    left = np.concatenate([fates.rows(KEPT), fates.rows(HELDOUT)])
-    repeated = int(fates.columns["size"][left].sum()) - (settled.text_bytes if settled is not None else 0)
-    taken = {"c4_lines": cleaned - edited, "pii": edited - size, "repeated_lines": repeated}
+def _trimmed_bytes(fates: Fates) -> dict[str, int]:
+    """What edits, placeholders and the removal of repeated lines took out of the documents."""
+    sizes = [*(fates.columns[name] for name in ("cleaned_size", "edited_size", "size")), fates.sizes]
+    cleaned, edited, redacted, left = (int(column.sum()) for column in sizes)
+    taken = {"c4_lines": cleaned - edited, "pii": edited - redacted, "repeated_lines": redacted - left}
     return {what: count for what, count in taken.items() if count}
 
 

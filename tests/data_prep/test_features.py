@@ -119,6 +119,9 @@ def test_lines_that_a_source_repeats_are_kept_once(tmp_path: Path) -> None:
         assert [one for one, text in kept.items() if banner in text] == ["d0", "o"], "once in each source"
         assert kept["d7"] == "page 7 says\nsomething of its own 7"
         assert manifest.sources[0].dropped == {"repeated_lines": 1}
+        statistics = read_statistics(folder).sources["web"]
+        assert statistics.outcomes[KEPT].text_bytes == manifest.sources[0].text_bytes
+        assert statistics.trimmed_bytes["repeated_lines"] == 59 * (len(banner) + 1)
         results.append((manifest, files_of(folder)))
     assert results[0] == results[1]
 
