@@ -288,7 +288,7 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     for path, mode in (
         (tmp_path / "shut", 0o000),
         (tmp_path / "y.txt", 0o000),
-        *((up, 0o755) for up in tops(tmp_path)),
+        *((up, 0o755) for up in closed(tmp_path)),
     ):
         path.chmod(mode)
     out = subprocess.run(
@@ -305,9 +305,9 @@ def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
     assert second == f"{tmp_path}/y.txt cannot be read: Permission denied; check its permissions"
 
 
-def tops(path: Path) -> list[Path]:
-    """The folders above, as far as pytest made them for its user alone."""
-    return [up for up in (path, *path.parents) if up.name.startswith(("pytest-", "test_what"))]
+def closed(path: Path) -> list[Path]:
+    """The folders above that pytest made for its user alone."""
+    return [up for up in (path, *path.parents) if up.stat().st_uid == os.getuid() and up.stat().st_mode & 0o77 == 0]
 
 
 # What is left out.
