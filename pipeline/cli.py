@@ -335,6 +335,7 @@ def submit(
         show({"preview": text}, text, as_json=as_json)
         return
     begin(run.config, run.workspace, write=False)
+    run.workspace.run(run.config.name).stop.unlink(missing_ok=True)  # it was meant for an earlier start
     record = launcher_for(run.config.cluster).submit(job)
     show(
         {"launcher": record.launcher, "id": record.id, "folder": str(record.folder)},
@@ -371,10 +372,19 @@ def logs(
 
 @app.command()
 def cancel(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Tell a run's job to save and stop."""
-    from cluster.job import launcher_of
+    """Tell a run's job, or whoever trains it by hand, to save and stop."""
+    from cluster.job import launcher_of, load_job
 
     run = opened(config, overrides)
+    folder = run.workspace.run(run.config.name)
+    if folder.metrics.exists() and load_job(folder.job) is None:  # trained by hand, under torchrun or alone
+        folder.stop.touch()
+        show(
+            {"stop": str(folder.stop)},
+            f"run {run.config.name} is told to save and stop by {folder.stop}",
+            as_json=as_json,
+        )
+        return
     job = the_job(run)
     launcher_of(job, run.config.cluster).cancel(job)
     show(

@@ -128,6 +128,26 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardConfig:
+    __pydantic_config__ = FORBID
+
+    window_steps: int = 128
+    """Good steps that a step is compared with; none is called a spike before half as many are there."""
+    loss_deviations: float = 10.0
+    """A loss this many robust deviations (1.4826 × MAD) above the window's median is a spike; 0 turns it off."""
+    grad_norm_deviations: float = 50.0
+    """The same for the gradient's norm, which jumps more, and is clipped; 0 turns it off."""
+    skip_steps: int = 2
+    """Steps whose data is skipped if it proves bad: the one that showed it, and those right before it."""
+    max_rollbacks: int = 10
+    """Rollbacks in a run's whole life; one more ends it."""
+    step_timeout_s: float = 1800.0
+    """Longest time from one step's end to the next, saves between them included; then the run is given up as hung."""
+    start_timeout_s: float = 7200.0
+    """The same for the first step of a process, with loading and compilation; at least `step_timeout_s`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     __pydantic_config__ = FORBID
 
@@ -145,6 +165,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     seed: int = 0
     """Keys the initial weights and the order of the data."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +231,7 @@ class RunConfig:
 def weight_shaping(config: RunConfig) -> dict[str, Any]:
     """The part of a config that a run may not change once it has begun."""
     train = plain(config.train)
-    for execution in ("zero", "micro_batch_size", "checkpoint"):
+    for execution in ("zero", "micro_batch_size", "checkpoint", "guard"):
         del train[execution]
     return {"data": plain(config.data), "model": model_shaping(config.model), "train": train}
 
@@ -286,6 +307,21 @@ def check(config: RunConfig) -> None:
             "lower it or raise train.tokens"
         )
     check_batch(config.train, config.world_size)
+    check_guard(config.train.guard)
+
+
+def check_guard(guard: GuardConfig) -> None:
+    """Raises Mistake for limits that could not be kept."""
+    _positive("train.guard.window_steps", guard.window_steps)
+    _positive("train.guard.skip_steps", guard.skip_steps)
+    for key in ("loss_deviations", "grad_norm_deviations", "max_rollbacks"):
+        if getattr(guard, key) < 0:
+            raise Mistake(f"train.guard.{key}: {getattr(guard, key)} must not be negative; 0 turns it off")
+    if not 0 < guard.step_timeout_s <= guard.start_timeout_s:
+        raise Mistake(
+            f"train.guard.step_timeout_s: {guard.step_timeout_s} must be more than 0, "
+            f"and not above train.guard.start_timeout_s, {guard.start_timeout_s}"
+        )
 
 
 def check_model(model: ModelConfig) -> None:

@@ -12,6 +12,7 @@ from pipeline.data.trace import Visit, documents_of_step, is_held_out, steps_of_
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import read_from, read_journal, unbroken
 from pipeline.runs import begin
+from pipeline.train.guard import read_guard
 from pipeline.workspace import Workspace
 
 TAIL_BYTES = 1_000_000
@@ -91,10 +92,12 @@ def where_document(
 
 
 def order_of_run(config: RunConfig, workspace: Workspace) -> tuple[Path, Manifest, Order]:
-    """The corpus that a run is pinned to, or would be, and the order in which it trains on it."""
+    """The corpus that a run is pinned to, or would be, and the order in which it trains on it, without what the run's
+    guard has left out."""
     corpus, manifest = begin(config, workspace, write=False)
     weights = tuple(source.weight for source in config.data.sources)
-    return corpus, manifest, order_of(manifest, weights, config.train.seed)
+    skipped = read_guard(workspace.run(config.name).guard).skipped
+    return corpus, manifest, order_of(manifest, weights, config.train.seed, skipped)
 
 
 def steps_done(journal: Path) -> int:

@@ -2,7 +2,8 @@
 
 WORKSPACE/
   corpora/NAME-DIGEST/
-  runs/NAME/             config.yaml  state.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/  wandb/
+  runs/NAME/             config.yaml  state.json  guard.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/
+                         wandb/
   registry/MODEL/
 """
 
@@ -40,6 +41,16 @@ class RunFolder:
     @property
     def evals(self) -> Path:
         return self.path / "evals"
+
+    @property
+    def guard(self) -> Path:
+        """What the run leaves out of its data, and its rollbacks (`pipeline.train.guard.GuardState`)."""
+        return self.path / "guard.json"
+
+    @property
+    def stop(self) -> Path:
+        """A file of this name, made by hand or by `headrace cancel`, tells the run to save and stop."""
+        return self.path / "stop"
 
     @property
     def job(self) -> Path:

@@ -1,13 +1,15 @@
 """Which sequences make up global step N: arithmetic on (manifest, seed, N), and no index array at any size.
 
-    position ──mixture──> (source, the source's own position) ──epoch's permutation──> (shard, row)
+    position ──skipped windows──> place ──mixture──> (source, its own position) ──epoch's permutation──> (shard, row)
 
-The global batch of step s takes positions [s*B, (s+1)*B). Micro-batch a of rank r in a world of W ranks, with
-micro-batch size m, takes the m positions from s*B + a*W*m + r*m on. So the world size decides only who reads a
-position, never which positions a step holds.
+A run's positions have no gaps: what it leaves out, because it did harm, is stepped over by the first arrow. Where it
+leaves out nothing, place and position are the same. The global batch of step s takes positions [s*B, (s+1)*B).
+Micro-batch a of rank r in a world of W ranks, with micro-batch size m, takes the m positions from s*B + a*W*m + r*m on.
+So the world size decides only who reads a position, never which positions a step holds.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xxhash
@@ -17,7 +19,7 @@ from data_prep.files import canonical_json
 from data_prep.manifest import Manifest
 from pipeline.data.mixture import BLOCK, Mixture
 from pipeline.data.permutation import U64, key_of, permute
-from pipeline.data.position import ORDER_VERSION, Position
+from pipeline.data.position import ORDER_VERSION, Position, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +99,32 @@ class Order:
     seed: int
     mixture: Mixture
     sources: tuple[SourceOrder, ...]
+    skipped: tuple[Window, ...] = ()
+    """Windows of places that are stepped over: ascending, and none touches another."""
+
+    def skipping(self, first: int, count: int) -> "Order":
+        """The order without the positions [first, first + count): those after them move up."""
+        start, last = self.places(np.asarray([first, first + count - 1])).tolist()
+        return replace(self, skipped=joined([*self.skipped, Window(first=start, count=last + 1 - start)]))
+
+    def places(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the given positions would stand if nothing were skipped."""
+        place = position.astype(np.int64)
+        for window in self.skipped:
+            place = place + window.count * (place >= window.first)
+        return place
+
+    def positions_at(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The inverse of `places`; -1 for a place that is skipped."""
+        position, skipped = place.astype(np.int64), np.zeros(place.shape, dtype=bool)
+        for window in self.skipped:
+            position = position - window.count * (place >= window.first + window.count)
+            skipped |= (place >= window.first) & (place < window.first + window.count)
+        return np.where(skipped, -1, position)
 
     def locate(self, position: NDArray[np.int64]) -> SequenceIds:
         """The sequences at the given global positions."""
-        source, own_position = self.mixture.locate(position.astype(np.uint64))
+        source, own_position = self.mixture.locate(self.places(position).astype(np.uint64))
         shard, row = np.zeros_like(own_position), np.zeros_like(own_position)
         for at, order in enumerate(self.sources):
             here = source == at
@@ -110,24 +134,25 @@ class Order:
 
     def positions_of(self, ids: SequenceIds, epoch: int) -> NDArray[np.int64]:
         """The inverse of `locate`: the global positions of these sequences in an epoch, which each source counts for
-        itself from 0."""
+        itself from 0; -1 for a visit that is skipped."""
         source, shard, row = (part.astype(np.uint64) for part in (ids.source, ids.shard, ids.row))
         own_position = np.zeros_like(source)
         for at, order in enumerate(self.sources):
             here = source == at
             if here.any():
                 own_position[here] = order.position_of(shard[here], row[here], epoch)
-        return self.mixture.position_of(source, own_position).astype(np.int64)
+        return self.positions_at(self.mixture.position_of(source, own_position).astype(np.int64))
 
     def epoch_of(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """The epoch, of its source, in which each global position stands."""
-        source, own_position = self.mixture.locate(position.astype(np.uint64))
+        source, own_position = self.mixture.locate(self.places(position).astype(np.uint64))
         sizes = np.asarray([order.num_sequences for order in self.sources], dtype=np.uint64)
         return (own_position // sizes[source]).astype(np.int64)
 
     def epochs_before(self, source: int, position: int) -> int:
         """A bound on the epochs of a source that begin before a global position: those of whole mixture blocks."""
-        in_blocks = -(-position // BLOCK) * self.mixture.quotas[source]
+        place = int(self.places(np.asarray([position]))[0])
+        in_blocks = -(-place // BLOCK) * self.mixture.quotas[source]
         return -(-in_blocks // self.sources[source].num_sequences)
 
     def batch_digest(self, step: int, global_batch_size: int) -> str:
@@ -138,15 +163,31 @@ class Order:
         return str(hasher.hexdigest())
 
     def position(self, next_sequence: int) -> Position:
+        """The state of a run that has taken all positions before `next_sequence`. Windows further on are no part of it:
+        a checkpoint from before a skip goes on into the order that has it."""
+        last_place = int(self.places(np.asarray([next_sequence - 1]))[0])
         return Position(
             manifest_digest=self.manifest_digest,
             order_version=ORDER_VERSION,
             seed=self.seed,
             next_sequence=next_sequence,
+            skipped=tuple(window for window in self.skipped if window.first < last_place),
         )
 
 
-def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int) -> Order:
+def joined(windows: Sequence[Window]) -> tuple[Window, ...]:
+    """The same places in as few windows as there can be, ascending."""
+    kept: list[Window] = []
+    for window in sorted(windows, key=lambda one: one.first):
+        if kept and window.first <= kept[-1].first + kept[-1].count:
+            end = max(kept[-1].first + kept[-1].count, window.first + window.count)
+            kept[-1] = Window(first=kept[-1].first, count=end - kept[-1].first)
+        else:
+            kept.append(window)
+    return tuple(kept)
+
+
+def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int, skipped: tuple[Window, ...] = ()) -> Order:
     """The order that trains on a corpus with the given source weights (in the manifest's order of sources)."""
     sources = tuple(
         SourceOrder(
@@ -161,6 +202,7 @@ def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int) -> Order
         seed=seed,
         mixture=Mixture(weights=weights, key=int(key_of(seed)[0])),
         sources=sources,
+        skipped=skipped,
     )
 
 

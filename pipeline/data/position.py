@@ -7,6 +7,15 @@ ORDER_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Window:
+    """Sequences that a run leaves out, because they harmed it: [first, first + count) of the order as it would be
+    without any window."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Position:
     """Where a run stands in its data. A checkpoint stores one."""
 
@@ -15,3 +24,5 @@ class Position:
     seed: int
     next_sequence: int
     """The first position of the next step: steps done × global batch size."""
+    skipped: tuple[Window, ...] = ()
+    """The windows that were left out on the way here, ascending."""

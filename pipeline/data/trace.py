@@ -75,6 +75,17 @@ def documents_of_step(
     return tuple(sorted(visits, key=lambda visit: (visit.position, visit.part.first_token)))
 
 
+def document_ids(
+    corpus: Path, manifest: Manifest, order: Order, global_batch_size: int, steps: Sequence[int]
+) -> dict[str, list[str]]:
+    """Source -> ids of the documents that some steps train on, each once, sorted."""
+    found: dict[str, set[str]] = {}
+    for step in steps:
+        for visit in documents_of_step(corpus, manifest, order, global_batch_size, step):
+            found.setdefault(visit.part.source, set()).add(visit.part.id)
+    return {source: sorted(ids) for source, ids in sorted(found.items())}
+
+
 def steps_of_document(
     corpus: Path,
     manifest: Manifest,
@@ -100,7 +111,7 @@ def steps_of_document(
         Visit(step=position // global_batch_size + 1, position=position, epoch=epoch, part=part)
         for epoch in range(order.epochs_before(at, end))
         for position, (_, part) in zip(order.positions_of(ids, epoch).tolist(), numbered, strict=True)
-        if position < end
+        if 0 <= position < end  # a visit that the run skips stands at -1
     ]
     return tuple(sorted(visits, key=lambda visit: (visit.position, visit.part.first_token)))
 

@@ -124,4 +124,4 @@ def show_line(bar: Bar, line: Line) -> None:
         case "guard":
             bar.say(f"WARNING: {line.get('problem', line)}")
         case "notice":
-            bar.say(f"told to stop ({line['reason']}): saving step {line['step']:,}")
+            bar.say(f"told to stop ({line['reason']}): step {line['step']:,} is saved")

@@ -63,6 +63,8 @@ class Checkpoint:
 
 def sealed(checkpoint: Checkpoint) -> Checkpoint:
     bare = plain(replace(checkpoint, digest="")) | {"model": model_said(checkpoint.model)}
+    if not checkpoint.position.skipped:
+        del bare["position"]["skipped"]  # it came later: records from before have none
     return replace(checkpoint, digest=digest(bare))
 
 

@@ -5,7 +5,8 @@ import io
 import logging
 import os
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.model.decoder import Decoder
 from pipeline.train.optim import adamw
+from pipeline.train.stragglers import Stopwatch
+
+Made = TypeVar("Made")
 
 
 def deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
@@ -75,22 +79,25 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)  # engine states of before have none
 
 
-def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float]:
+def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
     """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids.
 
-    Gives this rank's mean cross entropy and z-loss, (2,) in fp64, and the global norm of the gradient before it was
-    clipped.
+    Gives this rank's mean cross entropy and z-loss, (2,) in fp64; the global norm of the gradient before it was
+    clipped; and the seconds of this rank's forward passes.
     """
+    forward = Stopwatch(engine.device)
     loss_sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     grad_norm = None
     for tokens in torch.from_numpy(batch).to(engine.device, non_blocking=True):
-        losses = engine(tokens, loss=True)
+        with forward.running():
+            losses = engine(tokens, loss=True)
         engine.backward(losses.total)
         if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
             grad_norm = _grad_norm(engine)  # the engine clips but does not tell
         engine.step()
         loss_sums += torch.stack((losses.cross_entropy, losses.z_loss))
-    return loss_sums / len(batch), float(engine.get_global_grad_norm() if grad_norm is None else grad_norm)
+    norm = float(engine.get_global_grad_norm() if grad_norm is None else grad_norm)  # waits for the device
+    return loss_sums / len(batch), norm, forward.seconds()
 
 
 def _grad_norm(engine: Any) -> Tensor | None:
@@ -102,3 +109,10 @@ def averaged(values: Tensor, world: World) -> list[float]:
     """The mean of each value over the ranks, in one all-reduce."""
     torch.distributed.all_reduce(values)
     return [float(value) / world.size for value in values.tolist()]
+
+
+def from_main(make: Callable[[], Made], world: World) -> Made:
+    """What rank 0 makes, on all ranks."""
+    made: list[Made | None] = [make() if world.is_main else None]
+    torch.distributed.broadcast_object_list(made)
+    return cast(Made, made[0])

@@ -1,33 +1,39 @@
 """The training loop.
 
-    join the world ──> build model and engine ──> resume or save step 0 ──> step, tell, save ... ──> end
+    join the world ──> build model and engine ──┬──> resume or save step 0 ──> step, judge, save ... ──> end
+                                                └────────────── roll back <─────────┘ a bad step
 
 What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run
-which cannot save finds out at once; and the notice to stop travels with the loss in the one all-reduce of each step, so
-that all ranks stop at the same one.
+which cannot save finds out at once; the notice to stop travels with the loss in the one all-reduce of each step, so
+that all ranks stop at the same one; and a rollback is a resume like any other, only without a new process.
 """
 
-import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from cluster.signals import StopNotice
+from cluster.signals import StopNotice, agreed
 from cluster.world import World
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of
+from pipeline.data.trace import document_ids
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
 from pipeline.train.checkpoint import Checkpoint, Newest, newest_good, read_checkpoint
-from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.engine import averaged, from_main, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.guard import Figures, Guard, act, read_guard, recent_figures
 from pipeline.train.saving import load, save
 from pipeline.train.schedule import learning_rate
+from pipeline.train.stragglers import of_rank, rank_figures
+from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder
 
 Tell = Callable[..., None]
@@ -38,11 +44,31 @@ def train(
     config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest, world: World, notice: StopNotice, tell: Tell
 ) -> None:
     """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
-    stop."""
-    join_world(world)
-    order = order_of(manifest, tuple(source.weight for source in config.data.sources), config.train.seed)
-    model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
-    engine = start_engine(model, config.train, world)
+    stop, PipelineError if the guard has rolled back too often."""
+    with watchdog_of(config, tell) as watchdog:
+        join_world(world)
+        model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
+        engine = start_engine(model, config.train, world)
+        while not train_on(engine, config, run, corpus, manifest, world, notice, watchdog, tell):
+            watchdog.restart()
+
+
+def train_on(
+    engine: Any,
+    config: RunConfig,
+    run: RunFolder,
+    corpus: Path,
+    manifest: Manifest,
+    world: World,
+    notice: StopNotice,
+    watchdog: Watchdog,
+    tell: Tell,
+) -> bool:
+    """From the newest good checkpoint to the last step; gives False if a bad step came, and all is ready to begin
+    again from behind it."""
+    state = from_main(lambda: read_guard(run.guard), world)
+    weights = tuple(source.weight for source in config.data.sources)
+    order = order_of(manifest, weights, config.train.seed, state.skipped)
 
     def commit(step: int) -> None:
         began = time.perf_counter()
@@ -57,18 +83,41 @@ def train(
         )
         step = 0
         commit(step)
+    window_steps = config.train.guard.window_steps
+    guard = Guard(config.train.guard, state, from_main(lambda: recent_figures(run.metrics, window_steps), world))
+    documents = partial(document_ids, corpus, manifest, order, config.train.global_batch_size)
+    stop = told(notice, engine, world)  # it may have come while all this was loaded
     with loader_of(config, corpus, manifest, order, world) as loader:
-        while step < config.total_steps:
-            step, stop = take_step(engine, config, loader, order, step, notice, world, tell)
-            if stop:
-                tell("notice", step=step, reason=notice.reason or "another rank was told to stop")
+        while step < config.total_steps and not stop:
+            taken = take_step(engine, config, loader, order, step, notice, world, tell)
+            watchdog.beat()
+            decision = guard.judge(taken.step, taken.figures)
+            if decision.kind != "go_on":
+                act(decision, guard.state, config, run, order, documents, world, tell)
+            if decision.rolls_back:
+                return False
+            step, stop = taken.step, taken.stop
             if stop or step == config.total_steps or step % config.train.checkpoint.every_steps == 0:
                 commit(step)
-            if stop and step < config.total_steps:
-                raise StoppedOnNotice(
-                    f"run {config.name} stopped on notice at step {step}, saved; run it again to resume"
-                )
+                watchdog.beat()
+                stop = stop or told(notice, engine, world)  # it may have come during the save: it holds this very step
+    if stop:
+        tell("notice", step=step, reason=notice.reason or "another rank was told to stop")
+    if step < config.total_steps:
+        raise StoppedOnNotice(f"run {config.name} stopped on notice at step {step}, saved; run it again to resume")
     tell("end", step=step)
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A step that has been taken, as all ranks see it."""
+
+    step: int
+    """Steps done, this one included."""
+    figures: Figures
+    stop: bool
+    """Whether a notice to stop has come to any rank."""
 
 
 def take_step(
@@ -80,35 +129,53 @@ def take_step(
     notice: StopNotice,
     world: World,
     tell: Tell,
-) -> tuple[int, bool]:
-    """One optimizer step over the global batch. Gives the number of steps done, and whether a notice to stop has come
-    to any rank."""
+) -> Taken:
+    """One optimizer step over the global batch."""
     began = time.perf_counter()
+    step, batch_size = done + 1, config.train.global_batch_size
+    tokens = batch_size * config.data.sequence_length
     rate = learning_rate(done, config.total_steps, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
-    own_losses, grad_norm = train_step(engine, loader.batch(done))
-    told = own_losses.new_tensor([float(notice.requested())])
-    loss, z_loss, stop = averaged(torch.cat([own_losses, told]), world)
-    step, batch_size = done + 1, config.train.global_batch_size
+    batch = loader.batch(done)
+    loading_s = time.perf_counter() - began
+    own_losses, own_norm, forward_s = train_step(engine, batch)
+    # The norm goes round too: what is judged must be the same on all ranks to the last bit.
+    own = [float(notice.requested()), own_norm, *of_rank(loading_s + forward_s, world)]
+    loss, z_loss, stop, grad_norm, *own_s = averaged(torch.cat([own_losses, own_losses.new_tensor(own)]), world)
     step_s = time.perf_counter() - began
     tell(
         "step",
         step=step,
-        tokens=step * batch_size * config.data.sequence_length,
+        tokens=step * tokens,
         loss=loss,
         **({"z_loss": z_loss} if config.model.z_loss else {}),
         lr=rate,
         grad_norm=grad_norm,
         batch_digest=order.batch_digest(done, batch_size) if world.is_main else None,
         step_s=step_s,
-        tokens_per_s=batch_size * config.data.sequence_length / step_s,
+        tokens_per_s=tokens / step_s,
+        **rank_figures([one * world.size for one in own_s], step),
     )
-    if not math.isfinite(loss):
-        raise PipelineError(
-            f"run {config.name}: the loss at step {step} is {loss}; the checkpoints before it are intact. "
-            "Lower train.optimizer.lr under a new name, or look at the step's documents"
-        )
-    return step, stop > 0
+    return Taken(step=step, figures=Figures(loss=loss, grad_norm=grad_norm), stop=stop > 0)
+
+
+def told(notice: StopNotice, engine: Any, world: World) -> bool:
+    """Whether any rank has been told to stop."""
+
+    def any_rank(own: bool) -> bool:
+        return averaged(torch.tensor([float(own)], device=engine.device), world)[0] > 0
+
+    return agreed(notice.requested(), any_rank)
+
+
+def watchdog_of(config: RunConfig, tell: Tell) -> Watchdog:
+    """One that tells the journal before it ends the process."""
+    return Watchdog(
+        config.name,
+        step_timeout_s=config.train.guard.step_timeout_s,
+        start_timeout_s=config.train.guard.start_timeout_s,
+        hung=lambda silent_s: tell("guard", verdict="hung", silent_s=silent_s, problem="no step ends any more"),
+    )
 
 
 def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: World, tell: Tell) -> int | None:

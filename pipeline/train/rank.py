@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from cluster.signals import StopNotice
+from cluster.signals import STOP_FILE_VARIABLE, StopNotice
 from cluster.world import world_from_env
 from pipeline.config import RunConfig, check_batch
 from pipeline.locks import locked
@@ -21,7 +21,7 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
     run.
     """
     run = workspace.run(config.name)
-    with StopNotice() as notice:
+    with StopNotice(files=(run.stop,)) as notice:
         world = world_from_env(os.environ)
         check_batch(config.train, world.size)
         if not world.is_main:
@@ -30,6 +30,8 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
             return False
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
         with locked(run.path / "train.lock", busy=busy), Journal(run.metrics) as journal:
+            if STOP_FILE_VARIABLE not in os.environ:  # started by hand; no rank looks before it has met this one
+                run.stop.unlink(missing_ok=True)
             corpus, manifest = begin(config, workspace)
             with training_view(config, run, run_id(config, manifest.digest)) as view:
 

@@ -43,6 +43,20 @@ def test_a_file_is_a_notice_and_is_looked_for_only_now_and_then(tmp_path: Path) 
         assert notice.requested(), "a notice is never taken back"
 
 
+def test_a_file_made_by_hand_is_a_notice_beside_the_launchers(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in NOTICE_SIGNALS]
+    with StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "launcher")}, files=[tmp_path / "hand"], poll_s=0) as notice:
+        assert not notice.requested()
+        (tmp_path / "hand").touch()
+        assert notice.requested()
+        assert notice.reason == "stop file"
+    for number, handler in zip(NOTICE_SIGNALS, before, strict=True):
+        signal.signal(number, handler)
+    with StopNotice({}, files=[tmp_path / "nothing"]):
+        pass
+    assert [signal.getsignal(number) for number in NOTICE_SIGNALS] == before, "no launcher watches over it"
+
+
 def test_a_rank_that_was_told_survives_a_second_notice_on_its_way_out() -> None:
     with StopNotice({}) as notice:
         os.kill(os.getpid(), signal.SIGTERM)

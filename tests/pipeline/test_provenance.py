@@ -4,12 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.files import write_record
 from data_prep.manifest import read_manifest
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import Journal
-from pipeline.provenance import order_of_run, steps_done, table, trace_step, trace_text, where_document, where_text
+from pipeline.provenance import (
+    StepTrace,
+    order_of_run,
+    steps_done,
+    table,
+    trace_step,
+    trace_text,
+    where_document,
+    where_text,
+)
 from pipeline.runs import pin
+from pipeline.train.guard import GuardState
 from pipeline.workspace import Workspace, open_workspace
 from tests.e2e.whole_runs import headrace
 from tests.train.small_runs import config_tree, small_corpus, write_config
@@ -125,3 +136,22 @@ def test_the_verbs_speak_json(path: Path) -> None:
     where = headrace("where", path, "--id", first["id"], "--source", first["source"])
     assert first in where["visits"]
     assert headrace("where", path, "--id", "nobody", code=2)["exit_code"] == 2
+
+
+def test_what_the_guard_left_out_is_seen_by_no_step_and_later_steps_see_what_came_after(run: Run) -> None:
+    before = [trace_step(*run, step) for step in range(1, 21)]
+    folder = run[1].run("small")
+    _, _, order = order_of_run(*run)
+    write_record(folder.guard, GuardState(skipped=order.skipping(11 * 8, 2 * 8).skipped))
+
+    def documents(trace: StepTrace) -> list[object]:
+        return [visit.part for visit in trace.visits]
+
+    after = [trace_step(*run, step) for step in range(1, 19)]
+    assert [one.batch_digest for one in after] == [one.batch_digest for one in before[:11] + before[13:]]
+    assert [documents(one) for one in after] == [documents(one) for one in before[:11] + before[13:]]
+    assert after[11].visits[0].step == 12
+    for visit in before[11].visits:
+        seen = where_document(*run, visit.part.id, visit.part.source, 18)
+        assert (visit.epoch, visit.part) not in [(one.epoch, one.part) for one in seen.visits]
+        assert all(documents(after[one.step - 1]).count(one.part) for one in seen.visits)

@@ -1,6 +1,8 @@
 """Promise 2: which sequences make up a step is arithmetic, the same for every world, and no sequence is lost or
 repeated."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,3 +162,47 @@ def test_no_array_at_a_trillion_tokens() -> None:
 def test_a_batch_that_does_not_divide_is_an_invariant_here(batch: int) -> None:
     with pytest.raises(AssertionError):
         rank_positions(0, 0, 2, batch, 4)
+
+
+SKIPS = st.lists(st.tuples(st.integers(0, 400), st.integers(1, 40)), max_size=6)
+
+
+@given(skips=SKIPS)
+def test_what_is_skipped_is_left_out_once_and_the_rest_moves_up(skips: list[tuple[int, int]]) -> None:
+    """Against a plain list: each skip deletes a slice of what the skips before it have left."""
+    order, left = an_order(), list(range(2000))
+    for first, count in skips:
+        order = order.skipping(first, count)
+        del left[first : first + count]
+    positions = np.arange(1000)
+    assert order.places(positions).tolist() == left[:1000]
+    assert (order.positions_at(order.places(positions)) == positions).all()
+    gone = sorted(set(range(1000)) - set(left))
+    assert (order.positions_at(np.asarray(gone, dtype=np.int64)) == -1).all()
+    ends = [(window.first, window.first + window.count) for window in order.skipped]
+    assert all(before[1] < after[0] for before, after in pairwise(ends)), "ascending, and none touches another"
+
+
+@given(skips=SKIPS, step=st.integers(0, 60))
+def test_a_checkpoints_position_tells_the_skips_before_it_and_no_others(
+    skips: list[tuple[int, int]], step: int
+) -> None:
+    """So a checkpoint made before a skip fits the order that has it, and one made after it fits no other."""
+    order = an_order()
+    for first, count in skips:
+        trained = order.position(8 * step)
+        order = order.skipping(8 * step + first, count)
+        assert order.position(8 * step) == trained
+        assert order.position(8 * step + first + 1) != an_order().position(8 * step + first + 1)
+
+
+def test_digests_and_the_inverse_follow_a_skip() -> None:
+    order = an_order()
+    shifted = order.skipping(5 * 8, 2 * 8)
+    digests = [order.batch_digest(step, 8) for step in range(20)]
+    assert [shifted.batch_digest(step, 8) for step in range(18)] == digests[:5] + digests[7:]
+    for position in range(30, 100):
+        at = np.asarray([position])
+        found = shifted.positions_of(order.locate(at), int(order.epoch_of(at)[0]))
+        assert found == (position if position < 40 else -1 if position < 56 else position - 16)
+    assert (shifted.epoch_of(np.arange(40, 84)) == order.epoch_of(np.arange(56, 100))).all()

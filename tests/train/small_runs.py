@@ -84,7 +84,12 @@ def write_config(path: Path, tree: dict[str, object]) -> Path:
 
 
 def start_ranks(
-    config: Path, corpus: Path, *overrides: str, ranks: int = 2, before: Callable[[], None] | None = None
+    config: Path,
+    corpus: Path,
+    *overrides: str,
+    ranks: int = 2,
+    before: Callable[[], None] | None = None,
+    script: tuple[str, ...] = (str(SCRIPT),),
 ) -> subprocess.Popen[str]:
     """Starts torchrun over the ranks of one run. Its output is one pipe. `before` is called in the new process first."""
     launch = [
@@ -96,13 +101,18 @@ def start_ranks(
         "--rdzv-endpoint=127.0.0.1:0",
     ]
     return subprocess.Popen(
-        [sys.executable, *(launch if ranks > 1 else []), str(SCRIPT), str(config), str(corpus), *overrides],
+        [sys.executable, *(launch if ranks > 1 else []), *script, str(config), str(corpus), *overrides],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         preexec_fn=before,
     )
+
+
+def harm(kind: str, call: int) -> tuple[str, ...]:
+    """The script to start, and what it does to the run (`train_harmed.py`)."""
+    return str(SCRIPT.with_name("train_harmed.py")), kind, str(call)
 
 
 def run_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> None:

@@ -19,7 +19,7 @@ def main(config_path: str, corpus: str, *overrides: str) -> int:
     run = open_workspace(config).run(config.name)
     world = world_from_env(os.environ)
     journal = Journal(run.metrics) if world.is_main else None
-    with StopNotice() as notice:
+    with StopNotice(files=(run.stop,)) as notice:
         try:
             train(
                 config,

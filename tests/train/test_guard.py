@@ -1,0 +1,269 @@
+"""The guard: its verdicts and decisions as functions, and what it does to real runs that are harmed."""
+
+import math
+import random
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.world import World
+from data_prep.files import write_record
+from data_prep.manifest import Manifest, read_manifest
+from data_prep.shards import open_shard
+from pipeline.config import GuardConfig, RunConfig, load_config
+from pipeline.data.order import Order, order_of
+from pipeline.data.trace import document_ids
+from pipeline.errors import PipelineError
+from pipeline.monitor.journal import Journal, read_journal, unbroken
+from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, read_checkpoint, steps_saved
+from pipeline.train.guard import (
+    Decision,
+    Figures,
+    GuardState,
+    Replay,
+    Verdict,
+    act,
+    decide,
+    read_guard,
+    recent_figures,
+    set_aside,
+    verdict,
+)
+from pipeline.workspace import RunFolder
+from tests.train.small_runs import config_tree, harm, run_ranks, small_corpus, start_ranks, write_config
+
+GUARD = GuardConfig(window_steps=32)
+
+
+def falling(count: int, seed: int = 0) -> list[Figures]:
+    """A curve as training draws it: falling, noisy, its gradients too."""
+    noise = random.Random(seed)
+    return [
+        Figures(loss=3 + math.exp(-step / 50) + noise.gauss(0, 0.02), grad_norm=math.exp(noise.gauss(-1, 0.2)))
+        for step in range(count)
+    ]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_bad_from_the_first_step_on(value: float) -> None:
+    assert verdict([], 1, value, 1.0, GUARD).kind == "nonfinite"
+    assert verdict([], 1, 1.0, value, GUARD).kind == "nonfinite"
+    assert "loss of step 1 is nan" in verdict([], 1, math.nan, 1.0, GUARD).why
+    assert "gradient norm of step 7 is inf" in verdict([], 7, 1.0, math.inf, GUARD).why
+
+
+def test_a_usual_curve_has_no_spikes() -> None:
+    for seed in range(5):
+        curve = falling(400, seed)
+        for at, one in enumerate(curve):
+            assert verdict(curve[:at], at + 1, one.loss, one.grad_norm, GUARD).kind == "good", (seed, at)
+
+
+def test_spikes_are_told_apart_and_explained() -> None:
+    history = falling(200)
+    assert verdict(history, 201, 4.0, 0.4, GUARD).kind == "loss_spike"
+    assert "loss of step 201 is 4, " in verdict(history, 201, 4.0, 0.4, GUARD).why
+    assert verdict(history, 201, 3.0, 40.0, GUARD).kind == "grad_norm_spike"
+    assert verdict(history, 201, 2.0, 0.01, GUARD).kind == "good", "nothing is wrong with a low loss"
+    for off in ("loss_deviations", "grad_norm_deviations"):
+        quiet = GuardConfig(window_steps=32, **{off: 0})  # type: ignore[arg-type]
+        assert verdict(history, 201, 4.0, 0.4, quiet).kind == ("good" if off == "loss_deviations" else "loss_spike")
+
+
+def test_no_spike_before_half_a_window_is_there_and_none_on_a_flat_curve() -> None:
+    flat = [Figures(loss=2.0, grad_norm=1.0)] * 32
+    assert verdict(flat[:15], 16, 100.0, 1.0, GUARD).kind == "good"
+    assert verdict(flat[:16], 17, 100.0, 1.0, GUARD).kind == "loss_spike"
+    assert verdict(flat, 33, 2.1, 1.0, GUARD).kind == "good"
+
+
+def test_one_wild_step_in_the_window_hides_no_other() -> None:
+    """A mean and a standard deviation would be drawn up by it."""
+    history = [*falling(100)[:-1], Figures(loss=500.0, grad_norm=1.0)]
+    assert verdict(history, 101, 5.0, 0.4, GUARD).kind == "loss_spike"
+
+
+def test_only_the_window_counts() -> None:
+    history = [Figures(loss=100.0, grad_norm=1.0)] * 500 + falling(32)
+    assert verdict(history, 533, 50.0, 0.4, GUARD).kind == "loss_spike"
+
+
+BAD, FINE = Verdict(kind="loss_spike", why="the loss is high"), Verdict(kind="good")
+
+
+def test_a_bad_step_is_replayed_once_and_skipped_if_it_is_bad_again() -> None:
+    assert decide(GuardState(), FINE, 10, GUARD) == Decision(kind="go_on")
+    first = decide(GuardState(), BAD, 10, GUARD)
+    assert (first.kind, first.first, first.last) == ("replay", 9, 10)
+    replaying = GuardState(rollbacks=1, replay=Replay(first=9, last=10))
+    assert decide(replaying, FINE, 9, GUARD).kind == "go_on"
+    assert decide(replaying, FINE, 10, GUARD).kind == "hardware"
+    for step in (9, 10):
+        again = decide(replaying, BAD, step, GUARD)
+        assert (again.kind, again.first, again.last) == ("skip", 9, 10)
+    assert decide(replaying, BAD, 7, GUARD).kind == "replay", "another step than the one under suspicion"
+    assert decide(GuardState(), BAD, 1, GUARD).first == 1
+
+
+def test_after_so_many_rollbacks_it_gives_up() -> None:
+    config = GuardConfig(max_rollbacks=2)
+    assert decide(GuardState(rollbacks=1), BAD, 10, config).rolls_back
+    assert decide(GuardState(rollbacks=2), BAD, 10, config).kind == "give_up"
+    assert decide(GuardState(rollbacks=2), FINE, 10, config).kind == "go_on"
+
+
+def test_recent_figures_are_those_of_the_unbroken_curve(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert recent_figures(path, 4) == []
+    with Journal(path) as journal:
+        for step in range(1, 11):
+            journal.append("step", step=step, loss=float(step), grad_norm=1.0)
+        journal.append("step", step=11, loss=math.nan, grad_norm=1.0)
+        journal.append("resume", step=8)
+        journal.append("step", step=9, loss=90.0, grad_norm=1.0)
+        for _ in range(200):  # more than the first look at the file's end covers
+            journal.append("checkpoint", step=9, why="x" * 100)
+    assert [one.loss for one in recent_figures(path, 4)] == [6.0, 7.0, 8.0, 90.0]
+    assert len(recent_figures(path, 100)) == 9
+
+
+def test_checkpoints_behind_a_step_are_set_aside_but_never_the_last_one(tmp_path: Path) -> None:
+    def save(step: int) -> None:
+        (tmp_path / f"step-{step:08d}").mkdir()
+        (tmp_path / f"step-{step:08d}" / RECORD_NAME).touch()
+
+    for step in (0, 4, 8):
+        save(step)
+    assert set_aside(tmp_path, 8) == 4
+    assert steps_saved(tmp_path) == [0, 4]
+    save(8)
+    assert set_aside(tmp_path, 8) == 4
+    assert set_aside(tmp_path, 5) == 4
+    assert steps_saved(tmp_path) == [0, 4]
+    shutil.rmtree(tmp_path / "step-00000000")
+    assert set_aside(tmp_path, 3) == 4, "older ones were pruned"
+    assert steps_saved(tmp_path) == [4]
+
+
+def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
+    config = load_config(write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=2)))
+    corpus = tmp_path / "corpus"
+    manifest = small_corpus(corpus)
+    told: list[dict[str, Any]] = []
+    for rank in (0, 1):
+        with pytest.raises(
+            PipelineError, match=r"the loss is high, after 10 rollbacks.*raise train.guard.max_rollbacks"
+        ):
+            act(
+                Decision(kind="give_up", first=3, last=3, why="the loss is high"),
+                GuardState(rollbacks=10),
+                config,
+                RunFolder(path=tmp_path),
+                an_order(config, manifest),
+                lambda steps: document_ids(corpus, manifest, an_order(config, manifest), 8, steps),
+                World(rank=rank, size=2, local_rank=rank, local_size=2, master_addr="127.0.0.1", master_port=1),
+                lambda kind, **figures: told.append(figures),
+            )
+    assert len(told) == 1
+    assert told[0]["documents"]["prose"]
+
+
+def an_order(config: RunConfig, manifest: Manifest) -> Order:
+    return order_of(manifest, tuple(source.weight for source in config.data.sources), config.train.seed)
+
+
+# Real runs from here on. Two ranks, byte-sized model; step 14 is harmed.
+
+STEPS, EVERY, BAD_STEP = 20, 5, 14
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=STEPS, every_steps=EVERY)
+    tree["train"] |= {"optimizer": {"lr": 1e-2}, "guard": {"window_steps": 8, "loss_deviations": 6.0, "skip_steps": 1}}
+    small_corpus(tmp_path / "corpus")
+    return write_config(tmp_path / "run.yaml", tree)
+
+
+def guard_lines(run: Path) -> list[tuple[str, int, int]]:
+    lines = read_journal(run / "metrics.jsonl")
+    return [(line["verdict"], line["first"], line["last"]) for line in lines if line["kind"] == "guard"]
+
+
+def digests(run: Path) -> list[str]:
+    return [line["batch_digest"] for line in unbroken(read_journal(run / "metrics.jsonl"))]
+
+
+def final_weights(run: Path) -> bytes:
+    return (run / f"checkpoints/step-{STEPS:08d}" / WEIGHTS_NAME).read_bytes()
+
+
+def poison(corpus: Path, manifest: Manifest, order: Order, steps: Sequence[int], batch_size: int) -> None:
+    """Writes noise over the sequences that some steps, counted from 1, train on."""
+    noise = np.random.default_rng(0)
+    for step in steps:
+        ids = order.locate(np.arange((step - 1) * batch_size, step * batch_size))
+        for source, shard, row in zip(ids.source, ids.shard, ids.row, strict=True):
+            record = manifest.source_shards(manifest.sources[source].name)[shard]
+            path = corpus / "shards" / record.name
+            tokens = open_shard(path, manifest)[row]
+            stride = 512 + -(-tokens.nbytes // 512) * 512
+            data = bytearray(path.read_bytes())
+            garbage = noise.integers(128, 256, tokens.size).astype(tokens.dtype)
+            data[row * stride + 512 : row * stride + 512 + tokens.nbytes] = garbage.tobytes()
+            path.write_bytes(data)
+
+
+@pytest.mark.slow
+def test_bad_data_is_replayed_then_left_out_and_every_later_start_leaves_it_out_too(
+    config_path: Path, tmp_path: Path
+) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "ws/runs/small"
+    config, manifest = load_config(config_path), read_manifest(corpus)
+    order = an_order(config, manifest)
+    poison(corpus, manifest, order, [BAD_STEP], 8)
+    run_ranks(config_path, corpus)
+
+    assert guard_lines(run) == [("replay", BAD_STEP, BAD_STEP), ("skip", BAD_STEP, BAD_STEP)]
+    lines = [line for line in read_journal(run / "metrics.jsonl") if line["kind"] == "guard"]
+    assert lines[1]["documents"] == document_ids(corpus, manifest, order, 8, [BAD_STEP])
+    shifted = order.skipping((BAD_STEP - 1) * 8, 8)
+    expected = [order.batch_digest(step if step < BAD_STEP - 1 else step + 1, 8) for step in range(STEPS)]
+    assert digests(run) == [shifted.batch_digest(step, 8) for step in range(STEPS)] == expected
+    assert read_checkpoint(run / "checkpoints/step-00000010").position.skipped == ()
+    assert read_checkpoint(run / "checkpoints/step-00000015").position.skipped == shifted.skipped
+
+    # Started again behind the window, and anew with nothing but the record: the same data, the same weights.
+    weights = final_weights(run)
+    shutil.rmtree(run / f"checkpoints/step-{STEPS:08d}")
+    run_ranks(config_path, corpus)
+    assert final_weights(run) == weights
+    assert digests(run) == expected
+    fresh = tmp_path / "fresh.yaml"
+    fresh.write_text(config_path.read_text().replace(str(tmp_path / "ws"), str(tmp_path / "fresh")))
+    write_record(tmp_path / "fresh/runs/small/guard.json", read_guard(run / "guard.json"))
+    run_ranks(fresh, corpus)
+    assert guard_lines(tmp_path / "fresh/runs/small") == []
+    assert final_weights(tmp_path / "fresh/runs/small") == weights, "a rollback leaves no trace in the weights"
+
+
+@pytest.mark.slow
+def test_a_bit_that_flips_on_one_rank_is_a_machines_fault_and_nothing_is_left_out(
+    config_path: Path, tmp_path: Path
+) -> None:
+    corpus, run = tmp_path / "corpus", tmp_path / "ws/runs/small"
+    process = start_ranks(config_path, corpus, script=harm("flip", BAD_STEP))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert guard_lines(run) == [("replay", BAD_STEP, BAD_STEP), ("hardware", BAD_STEP, BAD_STEP)]
+    assert read_guard(run / "guard.json") == GuardState(rollbacks=1)
+
+    clean = tmp_path / "clean.yaml"
+    clean.write_text(config_path.read_text().replace(str(tmp_path / "ws"), str(tmp_path / "clean")))
+    run_ranks(clean, corpus)
+    assert digests(run) == digests(tmp_path / "clean/runs/small")
+    assert final_weights(run) == final_weights(tmp_path / "clean/runs/small")

@@ -1,0 +1,74 @@
+"""A notice to stop is obeyed at whatever moment it comes: every rank at the same step, saved, and no step lost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.monitor.journal import Journal, read_journal, unbroken
+from pipeline.train.checkpoint import steps_saved, verify_checkpoint
+from tests.e2e.whole_runs import headrace
+from tests.train.small_runs import config_tree, harm, run_ranks, small_corpus, start_ranks, write_config
+
+STEPS = 6
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    small_corpus(tmp_path / "corpus")
+    return write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=STEPS, every_steps=2))
+
+
+def stop_by(config: Path, **start: Any) -> None:
+    process = start_ranks(config, config.with_name("corpus"), **start)
+    output, _ = process.communicate(timeout=300)
+    assert "exitcode: 75" in output or "exitcode  : 75" in output, output
+
+
+def kinds(config: Path) -> list[tuple[str, int]]:
+    """The journal but for its steps."""
+    lines = read_journal(config.with_name("ws") / "runs/small/metrics.jsonl")
+    return [(line["kind"], line.get("step", 0)) for line in lines if line["kind"] != "step"]
+
+
+def trained(config: Path) -> list[int]:
+    """Every step that was ever taken, also those that were lost."""
+    lines = read_journal(config.with_name("ws") / "runs/small/metrics.jsonl")
+    assert [line["step"] for line in unbroken(lines)] == [line["step"] for line in lines if line["kind"] == "step"]
+    return [line["step"] for line in lines if line["kind"] == "step"]
+
+
+@pytest.mark.slow
+def test_a_notice_to_one_rank_during_a_save_ends_all_right_after_it(config: Path) -> None:
+    stop_by(config, script=harm("term", 2))  # the second save, that of step 2
+    assert kinds(config) == [("start", 0), ("checkpoint", 0), ("checkpoint", 2), ("notice", 2)]
+    assert trained(config) == [1, 2]
+    checkpoints = config.with_name("ws") / "runs/small/checkpoints"
+    assert steps_saved(checkpoints) == [0, 2]
+    verify_checkpoint(checkpoints / "step-00000002")
+    run_ranks(config, config.with_name("corpus"))
+    assert trained(config) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_control_file_that_is_there_before_the_first_step_is_obeyed_before_it(config: Path) -> None:
+    stop = config.with_name("ws") / "runs/small/stop"
+    stop.parent.mkdir(parents=True)
+    stop.touch()
+    stop_by(config)
+    assert kinds(config) == [("start", 0), ("checkpoint", 0), ("notice", 0)]
+    assert trained(config) == []
+    stop.unlink()
+    run_ranks(config, config.with_name("corpus"))
+    assert trained(config) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_cancel_makes_the_control_file_of_a_run_that_is_trained_by_hand(config: Path) -> None:
+    run = config.with_name("ws") / "runs/small"
+    headrace("cancel", config, code=2)
+    assert not (run / "stop").exists()
+    with Journal(run / "metrics.jsonl") as journal:
+        journal.append("start", run="small")
+    assert headrace("cancel", config)["stop"] == str(run / "stop")
+    assert (run / "stop").exists()

@@ -1,0 +1,55 @@
+"""One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
+
+flip: a bit of rank 1's weights flips before the CALLth step that this process takes, once. hang: rank 1 does not come
+to that step any more. term: rank 1 gets SIGTERM in that save.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.train import loop
+from tests.train import train_small
+
+
+def flip(engine: Any, *rest: Any) -> None:
+    weights = [one for one in engine.module.parameters() if one.ndim == 2]
+    weights[len(weights) // 2].data.view(torch.int32).view(-1)[7] ^= (
+        1 << 30
+    )  # the exponent's highest bit: about 1e38 times as large
+
+
+def hang(*rest: Any) -> None:
+    threading.Event().wait()
+
+
+def term(*rest: Any) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def before_call(number: int, harm: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = 0
+
+    def harmed(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and os.environ["RANK"] == "1":
+            harm(*args)
+        return function(*args)
+
+    return harmed
+
+
+HARMS = {"flip": (flip, "train_step"), "hang": (hang, "train_step"), "term": (term, "save")}
+
+
+if __name__ == "__main__":
+    kind, call, *arguments = sys.argv[1:]
+    harm, where = HARMS[kind]
+    setattr(loop, where, before_call(int(call), harm, getattr(loop, where)))
+    raise SystemExit(train_small.main(*arguments))
