@@ -84,23 +84,33 @@ class OptimizerConfig:
     __pydantic_config__ = FORBID
 
     lr: float
-    """Peak learning rate."""
+    """Peak learning rate; with muon that of what AdamW still trains: embedding, output layer and norms."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices; vectors (norms) are never decayed."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the first and second moment."""
     eps: float = 1e-8
     """AdamW's denominator floor."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon` trains the blocks' matrices by orthogonalised momentum, and all else by AdamW."""
+    muon_lr: float = 0.02
+    """Muon's peak learning rate, in spectral norm an update; it follows the same schedule."""
+    muon_momentum: float = 0.95
+    """Decay rate of Muon's momentum."""
     gradient_clipping: float = 1.0
     """Largest global gradient norm; 0 turns clipping off."""
+
+
+MUON_OPTIONS = ("kind", "muon_lr", "muon_momentum")
+"""Fields of OptimizerConfig that AdamW alone does not read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
     __pydantic_config__ = FORBID
 
-    kind: Literal["wsd", "cosine"] = "wsd"
-    """Warm-up-stable-decay, or cosine decay after warm-up."""
+    kind: Literal["wsd", "cosine", "linear"] = "wsd"
+    """Warm-up-stable-decay, or cosine or linear decay from the end of warm-up."""
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
     decay_fraction: float = 0.2
@@ -115,6 +125,18 @@ class ZeroConfig:
 
     stage: Literal[0, 1, 2, 3] = 1
     """What ZeRO shards over the ranks: 0 nothing, 1 optimizer state, 2 and gradients, 3 and parameters."""
+    offload_optimizer: Literal["none", "cpu"] = "none"
+    """Where optimizer state lives and is updated; `cpu` needs stage 1 or more and a GPU to spare."""
+    offload_param: Literal["none", "cpu"] = "none"
+    """Where stage 3 keeps the parameters that are not in use."""
+    reduce_bucket_size: int | None = None
+    """Gradient elements that are reduced at once: the model's parameters, at most 5e8, if not given."""
+    zero_hpz_partition_size: int = 1
+    """ZeRO++: ranks, those of a node, that hold a second copy of stage 3's parameters between them; 1 turns it off."""
+    zero_quantized_weights: bool = False
+    """ZeRO++: stage 3 gathers weights as int8. Not exact."""
+    zero_quantized_gradients: bool = False
+    """ZeRO++: stage 3 reduces gradients as int4. Not exact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +255,9 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
     train = plain(config.train)
     for execution in ("zero", "micro_batch_size", "checkpoint", "guard"):
         del train[execution]
+    if config.train.optimizer.kind == "adamw":  # as before there was another: runs that began then go on
+        for option in MUON_OPTIONS:
+            del train["optimizer"][option]
     return {"data": plain(config.data), "model": model_shaping(config.model), "train": train}
 
 
@@ -307,7 +332,39 @@ def check(config: RunConfig) -> None:
             "lower it or raise train.tokens"
         )
     check_batch(config.train, config.world_size)
+    check_zero(config)
     check_guard(config.train.guard)
+
+
+def check_zero(config: RunConfig) -> None:
+    """Raises Mistake for what DeepSpeed does not take together."""
+    train, zero, world_size = config.train, config.train.zero, config.world_size
+    muon = train.optimizer.kind == "muon"
+    off = ZeroConfig(stage=zero.stage)
+    for key in ("offload_param", "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
+        if zero.stage != 3 and getattr(zero, key) != getattr(off, key):
+            raise Mistake(f"train.zero.{key}: needs train.zero.stage=3, but the stage is {zero.stage}")
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if getattr(zero, key) and not config.cluster.gpus_per_node:
+            raise Mistake(f"train.zero.{key}: its kernels need a GPU, but cluster.gpus_per_node is 0")
+    if zero.offload_optimizer != "none" and zero.stage == 0:
+        raise Mistake("train.zero.offload_optimizer: needs train.zero.stage=1 or more: stage 0 shards nothing")
+    if zero.reduce_bucket_size is not None:
+        _positive("train.zero.reduce_bucket_size", zero.reduce_bucket_size)
+    _positive("train.zero.zero_hpz_partition_size", zero.zero_hpz_partition_size)
+    if world_size % zero.zero_hpz_partition_size:
+        raise Mistake(
+            f"train.zero.zero_hpz_partition_size: {zero.zero_hpz_partition_size} must divide "
+            f"the run's {world_size} ranks"
+        )
+    if muon and train.optimizer.gradient_clipping:
+        raise Mistake(
+            "train.optimizer.gradient_clipping: set it to 0 with train.optimizer.kind=muon: DeepSpeed would clip the "
+            "orthogonalised updates, whose size is fixed, and not the gradients"
+        )
+    for key in ("offload_optimizer", "zero_quantized_gradients"):
+        if muon and getattr(zero, key) != getattr(off, key):
+            raise Mistake(f"train.zero.{key}: not with train.optimizer.kind=muon; choose one of them")
 
 
 def check_guard(guard: GuardConfig) -> None:

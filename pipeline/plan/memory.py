@@ -4,10 +4,11 @@ keeps around them at each ZeRO stage.
     peak = weights + gradients + optimizer + max(activations + logits + what is held beside them,
                                                  what reduction and update need when they are gone)
 
-Two things were found by measuring, not in papers, and both cost gigabytes: DeepSpeed's reduction bucket has a fixed
-500 million elements, however small the model; and its wrapper around bf16 at stage 1 keeps fp32 gradients whole on
-every rank. The sharded terms are those of Rajbhandari et al. (2020), figure 1, with gradients in fp32. Checked in
-tests/pipeline/test_plan_memory.py: activations against the tensors that autograd saves, states against a live engine.
+Two things were found by measuring, not in papers, and both cost gigabytes: DeepSpeed's reduction bucket takes its full
+size, by default 500 million elements, however small the model, so ours is no larger than the model; and its wrapper
+around bf16 at stage 1 keeps fp32 gradients whole on every rank. The sharded terms are those of Rajbhandari et al.
+(2020), figure 1, with gradients in fp32. Checked in tests/pipeline/test_plan_memory.py: activations against the tensors
+that autograd saves, states against a live engine.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
-# DeepSpeed 0.19's defaults, in elements; `pipeline.train.engine.deepspeed_config` leaves them alone.
+# DeepSpeed 0.19's defaults, in elements; `pipeline.train.engine.zero_settings` lowers the first to the model's size.
 REDUCE_BUCKET = 500_000_000
 MAX_LIVE_PARAMETERS = 1_000_000_000
 
@@ -193,9 +194,8 @@ def state_bytes(
             held=0,
             update=(4 + 2) * in_bucket,  # the flat fp32 bucket, and bf16 to send it in
         )
-    # DeepSpeedZeroOptimizer and its stage 3. malloc hands out pages as they are touched, a GPU's allocator at once.
-    bucket = element * (REDUCE_BUCKET if gpu else in_bucket)
-    flat = element * in_bucket
+    # DeepSpeedZeroOptimizer and its stage 3.
+    bucket = flat = element * in_bucket
     if stage == 1:  # gradients move into the bucket and leave as flat copies: never both
         return States(
             weights=element * count, gradients=element * count, optimizer=12 * share, held=bucket, update=bucket

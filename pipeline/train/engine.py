@@ -15,13 +15,16 @@ from torch import Tensor
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.model.decoder import Decoder
-from pipeline.train.optim import adamw
+from pipeline.train.optim import optimizer_of
 from pipeline.train.stragglers import Stopwatch
 
 Made = TypeVar("Made")
 
+MAX_REDUCE_BUCKET = 500_000_000
+"""DeepSpeed's own `reduce_bucket_size`. It allocates all of it, however small the model."""
 
-def deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
+
+def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
     """DeepSpeed's own settings. What it would choose by itself and has changed between releases is spelled out."""
     settings: dict[str, Any] = {
         "train_batch_size": train.global_batch_size,
@@ -29,13 +32,33 @@ def deepspeed_config(train: TrainConfig, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": train.global_batch_size // (train.micro_batch_size * world_size),
         "gradient_clipping": train.optimizer.gradient_clipping,
         "bf16": {"enabled": train.precision == "bf16"},
-        # overlap_comm has a long list of wrong-gradient reports (DeepSpeed issues); exact first.
-        "zero_optimization": {"stage": train.zero.stage, "overlap_comm": False},
+        "zero_optimization": zero_settings(train, num_parameters),
+        "zero_allow_untested_optimizer": train.optimizer.kind == "muon",  # its own, but only tested when it makes it
+        "zero_force_ds_cpu_optimizer": False,  # ours is torch's fused AdamW: no extension to compile
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
     }
     if train.zero.stage > 0:  # without sharding DeepSpeed accumulates in the model's own precision only
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
+    return settings
+
+
+def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
+    """What shards over the ranks, and how it travels."""
+    zero = train.zero
+    settings: dict[str, Any] = {
+        "stage": zero.stage,
+        "overlap_comm": False,  # it has a long list of wrong-gradient reports (DeepSpeed issues); exact first
+        "reduce_bucket_size": zero.reduce_bucket_size or min(num_parameters, MAX_REDUCE_BUCKET),
+    }
+    for key in ("offload_optimizer", "offload_param"):
+        if getattr(zero, key) != "none":
+            settings[key] = {"device": getattr(zero, key), "pin_memory": torch.cuda.is_available()}
+    if zero.stage == 3:
+        for key in ("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
+            settings[key] = getattr(zero, key)
+    if zero.stage == 3 and train.optimizer.kind == "muon":
+        settings["reduce_scatter"] = False  # Muon needs whole gradients
     return settings
 
 
@@ -67,7 +90,9 @@ def start_engine(model: Decoder, train: TrainConfig, world: World) -> Any:
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
         engine, _, _, _ = deepspeed.initialize(
-            model=model, optimizer=adamw(model, train.optimizer), config=deepspeed_config(train, world.size)
+            model=model,
+            optimizer=optimizer_of(model, train.optimizer),
+            config=deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters())),
         )
     return engine
 

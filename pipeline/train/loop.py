@@ -134,7 +134,7 @@ def take_step(
     began = time.perf_counter()
     step, batch_size = done + 1, config.train.global_batch_size
     tokens = batch_size * config.data.sequence_length
-    rate = learning_rate(done, config.total_steps, config.train.optimizer.lr, config.train.schedule)
+    rate = learning_rate(done * tokens, tokens, config.total_steps, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
     batch = loader.batch(done)
     loading_s = time.perf_counter() - began

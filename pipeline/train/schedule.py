@@ -1,35 +1,61 @@
-"""The learning rate at a step: pure functions of (step, total steps)."""
+"""The learning rate of a step: pure functions of tokens, so that a schedule knows nothing of batches or ranks."""
 
 import math
+from dataclasses import dataclass
 
 from pipeline.config import ScheduleConfig
 
 
-def warmup(step: int, warmup_steps: int) -> float:
-    """Linear from 1/warmup_steps at step 0 to 1: no step is wasted at a rate of 0."""
-    return min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where in the run a step stands; all in tokens."""
+
+    seen: int
+    """Before the step."""
+    step: int
+    """Of the step itself."""
+    warmup: int
+    total: int
+
+    @property
+    def since_warmup(self) -> float:
+        """The share of what follows warm-up that has been seen, from 0 to 1."""
+        return (self.seen - self.warmup) / max(1, self.total - self.warmup)
 
 
-def wsd(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+def warmup(at: Progress) -> float:
+    """Linear, from a step's share of warm-up at the first step to 1: no step is wasted at a rate of 0."""
+    return min(1.0, (at.seen + at.step) / at.warmup) if at.warmup else 1.0
+
+
+def wsd(at: Progress, schedule: ScheduleConfig) -> float:
     """Warm-up-stable-decay (Hu et al., "MiniCPM", 2024), with a linear decay."""
-    decay_steps = round(schedule.decay_fraction * total_steps)
-    left = (total_steps - step) / decay_steps if decay_steps else 1.0
+    decay = schedule.decay_fraction * at.total
+    left = (at.total - at.seen) / decay if decay else 1.0
     floor = schedule.final_lr_fraction
-    return min(warmup(step, schedule.warmup_steps), floor + (1 - floor) * min(1.0, left))
+    return min(warmup(at), floor + (1 - floor) * min(1.0, left))
 
 
-def cosine(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+def cosine(at: Progress, schedule: ScheduleConfig) -> float:
     """Half a cosine from the end of warm-up to the end of the run (Loshchilov and Hutter, 2016)."""
-    if step < schedule.warmup_steps:
-        return warmup(step, schedule.warmup_steps)
-    progress = (step - schedule.warmup_steps) / max(1, total_steps - schedule.warmup_steps)
+    if at.seen < at.warmup:
+        return warmup(at)
     floor = schedule.final_lr_fraction
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * at.since_warmup))
 
 
-SCHEDULES = {"wsd": wsd, "cosine": cosine}
+def linear(at: Progress, schedule: ScheduleConfig) -> float:
+    """A straight line from the end of warm-up to the end of the run (Bergsma et al., "Straight to Zero", 2025)."""
+    if at.seen < at.warmup:
+        return warmup(at)
+    floor = schedule.final_lr_fraction
+    return floor + (1 - floor) * (1 - at.since_warmup)
 
 
-def learning_rate(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """The rate that step `step` (from 0) of `total_steps` is taken with."""
-    return peak * SCHEDULES[schedule.kind](step, total_steps, schedule)
+SCHEDULES = {"wsd": wsd, "cosine": cosine, "linear": linear}
+
+
+def learning_rate(seen: int, step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
+    """The rate of a step of `step` tokens that `seen` tokens came before, in a run of `total_steps` such steps."""
+    at = Progress(seen=seen, step=step, warmup=schedule.warmup_steps * step, total=total_steps * step)
+    return peak * SCHEDULES[schedule.kind](at, schedule)

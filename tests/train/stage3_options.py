@@ -52,14 +52,12 @@ def steps(model: ModelConfig) -> list[list[float]]:
 def main(out: str) -> None:
     world = world_from_env(os.environ)
     engines.join_world(world)
-    settings = engines.deepspeed_config
+    settings = engines.zero_settings
 
-    def sharding_all(train: TrainConfig, world_size: int) -> dict[str, Any]:
-        found = settings(train, world_size)
-        found["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        return found
+    def sharding_all(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
+        return settings(train, num_parameters) | {"stage3_param_persistence_threshold": 0}
 
-    engines.deepspeed_config = sharding_all
+    engines.zero_settings = sharding_all
     figures = {way: steps(replace(SHAPE, **options)) for way, options in WAYS.items()}
     if world.is_main:
         Path(out).write_text(json.dumps(figures))
