@@ -147,6 +147,8 @@ class CheckpointConfig:
     """Steps between checkpoints; the first step (0) and the last are always saved."""
     keep_last: int = 3
     """Checkpoints kept beside those that an alias or an unfinished evaluation refers to."""
+    asynchronous: bool = True
+    """Write checkpoints beside training, from a copy in host memory; otherwise training waits for the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)

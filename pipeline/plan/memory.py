@@ -245,10 +245,7 @@ def memory(
     )
 
 
-def checkpoint_bytes(model: ModelConfig, vocab_size: int, stage: Stage, precision: Literal["fp32", "bf16"]) -> int:
-    """Size of one checkpoint's files over all ranks: the engine's, and `model.safetensors` beside them."""
-    count, element = count_parameters(model, vocab_size).total, ELEMENT_BYTES[precision]
-    weights_file = element * count
-    engine_weights = 0 if stage == 3 else element * count  # at stage 3 they are made anew from the masters
-    masters = 0 if stage == 0 and precision == "fp32" else 4 * count
-    return weights_file + engine_weights + masters + 8 * count
+def checkpoint_bytes(model: ModelConfig, vocab_size: int, precision: Literal["fp32", "bf16"]) -> int:
+    """Size of one checkpoint's files over all ranks, at every ZeRO stage: fp32 masters, Adam's two moments, and
+    `model.safetensors` beside them."""
+    return (12 + ELEMENT_BYTES[precision]) * count_parameters(model, vocab_size).total

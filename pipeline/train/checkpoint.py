@@ -1,16 +1,16 @@
 """Checkpoints: committed by our own record, written last.
 
-    .step-00000500.saving/     every rank writes its files, hashes and syncs its share of them
+    .step-00000500.saving/     every rank writes, hashes and syncs its files
             │                  rank 0 writes checkpoint.json, which lists every file's size and sha256
             └──rename──> step-00000500/
 
-A folder without its record does not count, and DeepSpeed's own `latest` marker is not used: it is written before the
-last rank is done. Loading verifies every digest first, since DeepSpeed unpickles what it loads.
+A folder without its record does not count. Loading verifies every digest first.
 
-    checkpoint.json  model.safetensors  rng-00000.safetensors ...  engine/ (DeepSpeed's files)
+    checkpoint.json  model.safetensors  state-00000.safetensors ...  rng-00000.safetensors ...
 
-`model.safetensors` holds the whole model's weights, so that evaluation, sampling and export need neither DeepSpeed nor
-pickle. This module's reading half imports no torch.
+`model.safetensors` holds the whole model's weights, so that evaluation, sampling and export need no DeepSpeed; the
+state files hold the optimizer's fp32 state in pieces that any world can read (`elastic.py`). Nothing is unpickled.
+This module's reading half imports no torch.
 """
 
 import re
@@ -27,6 +27,7 @@ from pipeline.errors import CorruptCheckpoint
 RECORD_NAME = "checkpoint.json"
 WEIGHTS_NAME = "model.safetensors"
 ENGINE_TAG = "engine"
+"""The folder of DeepSpeed's own files in checkpoints of headrace 0.1.0."""
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 

@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
+from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import Decoder
 from pipeline.train.optim import optimizer_of
 from pipeline.train.stragglers import Stopwatch
@@ -82,6 +83,19 @@ def join_world(world: World) -> None:
         # Its shared-memory all-reduce would compile for over a minute at the first start, and needs a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+
+
+@contextlib.contextmanager
+def in_world(world: World) -> Iterator[None]:
+    """Joins the other ranks, and leaves them at an orderly end: without that a process now and then aborts in gloo's
+    threads when it exits. After an error nobody is waited for."""
+    join_world(world)
+    try:
+        yield
+    except StoppedOnNotice:
+        torch.distributed.destroy_process_group()
+        raise
+    torch.distributed.destroy_process_group()
 
 
 def start_engine(model: Decoder, train: TrainConfig, world: World) -> Any:

@@ -4,8 +4,9 @@
                                                 └────────────── roll back <─────────┘ a bad step
 
 What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run
-which cannot save finds out at once; the notice to stop travels with the loss in the one all-reduce of each step, so
-that all ranks stop at the same one; and a rollback is a resume like any other, only without a new process.
+which cannot save finds out at once; later checkpoints are written beside training, and the end waits for the last; the
+notice to stop travels with the loss in the one all-reduce of each step, so that all ranks stop at the same one; and a
+rollback is a resume like any other, only without a new process.
 """
 
 import time
@@ -28,9 +29,9 @@ from pipeline.data.trace import document_ids
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
 from pipeline.train.checkpoint import Checkpoint, Newest, newest_good, read_checkpoint
-from pipeline.train.engine import averaged, from_main, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.engine import averaged, from_main, in_world, set_learning_rate, start_engine, train_step
 from pipeline.train.guard import Figures, Guard, act, read_guard, recent_figures
-from pipeline.train.saving import load, save
+from pipeline.train.saving import Saver, load
 from pipeline.train.schedule import learning_rate
 from pipeline.train.stragglers import of_rank, rank_figures
 from pipeline.train.watchdog import Watchdog
@@ -45,16 +46,17 @@ def train(
 ) -> None:
     """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
     stop, PipelineError if the guard has rolled back too often."""
-    with watchdog_of(config, tell) as watchdog:
-        join_world(world)
+    with watchdog_of(config, tell) as watchdog, in_world(world):
         model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
         engine = start_engine(model, config.train, world)
-        while not train_on(engine, config, run, corpus, manifest, world, notice, watchdog, tell):
-            watchdog.restart()
+        with Saver(engine, run.checkpoints, world, tell, asynchronous=config.train.checkpoint.asynchronous) as saver:
+            while not train_on(engine, saver, config, run, corpus, manifest, world, notice, watchdog, tell):
+                watchdog.restart()
 
 
 def train_on(
     engine: Any,
+    saver: Saver,
     config: RunConfig,
     run: RunFolder,
     corpus: Path,
@@ -71,10 +73,7 @@ def train_on(
     order = order_of(manifest, weights, config.train.seed, state.skipped)
 
     def commit(step: int) -> None:
-        began = time.perf_counter()
-        saved = save(engine, run.checkpoints, describe(config, corpus, manifest, order, step, world), world)
-        size = sum(file.size_bytes for file in saved.files.values())
-        tell("checkpoint", step=step, digest=saved.digest, size_bytes=size, save_s=time.perf_counter() - began)
+        saver.save(describe(config, corpus, manifest, order, step, world))
 
     step = resume(engine, config, run, order, world, tell)
     if step is None:
@@ -83,6 +82,7 @@ def train_on(
         )
         step = 0
         commit(step)
+        saver.wait()
     window_steps = config.train.guard.window_steps
     guard = Guard(config.train.guard, state, from_main(lambda: recent_figures(run.metrics, window_steps), world))
     documents = partial(document_ids, corpus, manifest, order, config.train.global_batch_size)
@@ -91,8 +91,10 @@ def train_on(
         while step < config.total_steps and not stop:
             taken = take_step(engine, config, loader, order, step, notice, world, tell)
             watchdog.beat()
+            saver.check()
             decision = guard.judge(taken.step, taken.figures)
             if decision.kind != "go_on":
+                saver.wait()  # what it commits may have to be set aside
                 act(decision, guard.state, config, run, order, documents, world, tell)
             if decision.rolls_back:
                 return False
@@ -101,6 +103,7 @@ def train_on(
                 commit(step)
                 watchdog.beat()
                 stop = stop or told(notice, engine, world)  # it may have come during the save: it holds this very step
+    saver.wait()
     if stop:
         tell("notice", step=step, reason=notice.reason or "another rank was told to stop")
     if step < config.total_steps:
@@ -196,7 +199,14 @@ def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: 
     if (checkpoint.config_digest, checkpoint.position) != (config.digest, expected):
         raise Mistake(f"{path} was made by another config or from another corpus; give this run another name")
     load(engine, path, checkpoint, world)
-    tell("resume", step=newest.step, checkpoint=checkpoint.digest, world_size=world.size)
+    tell(
+        "resume",
+        step=newest.step,
+        checkpoint=checkpoint.digest,
+        world_size=world.size,
+        zero_stage=config.train.zero.stage,
+        saved_by={"world_size": checkpoint.world_size, "zero_stage": checkpoint.zero_stage},
+    )
     return newest.step
 
 

@@ -1,108 +1,257 @@
-"""Saving and loading a training state: every rank takes part in both."""
+"""Saving and loading a training state: every rank takes part in both.
 
-import os
+    Saver.save      hands the state to the thread; training goes on with the next step's forward and backward pass
+    its thread      live state ──snapshot──> host memory      the optimizer waits for this before it changes anything
+                    host memory ──> staging folder ──all ranks agree──> record last, rename
+    Saver.check     at the next step: tells of the commit, or raises what went wrong
+
+What is unusual: the threads of the ranks settle between themselves, over a group of their own, whether all have written
+their share. So an error on one rank is the same clear error on every rank, and no step of training waits for a disk.
+"""
+
 import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from torch import Tensor
 
 from cluster.world import World
-from data_prep.files import sha256_file, sync_folder, write_record
+from data_prep.files import sync_folder, write_record
 from pipeline.errors import Mistake, PipelineError
+from pipeline.train import snapshot
 from pipeline.train.checkpoint import ENGINE_TAG, RECORD_NAME, WEIGHTS_NAME, Checkpoint, FileRecord, sealed
+from pipeline.train.elastic import restore, state_tensors, uses_muon
+
+Share = TypeVar("Share")
+_PATIENCE = timedelta(hours=2)
+"""How long a rank's thread waits for the slowest one's disk."""
 
 
-def save(engine: Any, folder: Path, checkpoint: Checkpoint, world: World) -> Checkpoint:
-    """Commits the training state as `step-N/` in the folder. Gives the record as stored, on every rank.
+class Saver:
+    """Commits checkpoints as `step-N/` in the folder, one at a time; `with Saver(...) as saver:` waits for the last.
 
-    Raises PipelineError if it cannot be written, as on a full disk; checkpoints that are there already are not touched.
+    Every rank has one and calls it at the same steps. Asynchronous or not, the same bytes are written by the same code.
+    It keeps one copy of what this rank writes in host memory: 12 bytes a parameter over the world size, and on rank 0
+    the model's weights.
     """
-    try:
-        return _save(engine, folder, checkpoint, world)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer turns a full disk into RuntimeError
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise PipelineError(
-            f"{folder}: the checkpoint of step {checkpoint.step} could not be written ({why}); is the disk full? "
-            "Free some space and run again: those before it are intact"
-        ) from error
+
+    def __init__(
+        self, engine: Any, folder: Path, world: World, tell: Callable[..., None], *, asynchronous: bool
+    ) -> None:
+        self._engine, self._folder, self._world, self._tell = engine, folder, world, tell
+        self._asynchronous = asynchronous
+        self._group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._state: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._saving: Future[Checkpoint] | None = None
+        self._copied = threading.Event()
+        self._copied.set()
+        self._began = self._stall_s = 0.0
+        engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)
+        if world.is_main:
+            for torn in folder.glob(".step-*.saving"):  # left by a crash inside a save
+                shutil.rmtree(torn)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Waits for the save in flight, also behind an error: what training did before it is worth keeping."""
+        self.wait()
+        self._thread.shutdown()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Saves the state as it is now, and leaves that to the thread if it is asynchronous.
+
+        The record's `files` and `digest` are filled in. Waits for the save before it, and raises PipelineError for it.
+        """
+        self._began = time.perf_counter()
+        self.wait()
+        gathered = self._engine.zero_optimization_stage() == 3
+        if gathered:  # takes all ranks' main threads
+            gather_weights(self._engine, self._weights, keep=self._world.is_main)
+        live = state_tensors(self._engine, self._world.rank, self._world.size)
+        weights = {} if gathered or not self._world.is_main else dict(self._engine.module.named_parameters())
+        now = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
+        self._copied.clear()
+        self._saving = self._thread.submit(self._write, checkpoint, live, weights, _rng_state(), now)
+        if uses_muon(self._engine):
+            self._copied.wait()  # its momentum changes before the optimizer's step, where others wait
+        self._stall_s = time.perf_counter() - self._began
+        if not self._asynchronous:
+            self.wait()
+
+    def check(self) -> None:
+        """Tells the journal of a save that has been committed since. Raises PipelineError if one could not be written;
+        the checkpoints before it are not touched."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """The same, for a save in flight too."""
+        if self._saving is None:
+            return
+        saving, self._saving = self._saving, None
+        saved = saving.result()
+        save_s = time.perf_counter() - self._began
+        self._tell(
+            "checkpoint",
+            step=saved.step,
+            digest=saved.digest,
+            size_bytes=sum(file.size_bytes for file in saved.files.values()),
+            save_s=save_s,
+            stall_s=self._stall_s if self._asynchronous else save_s,
+        )
+
+    def _wait_for_copy(self, *_: Any) -> None:
+        """Runs before each step of the optimizer, the one place where the state changes."""
+        began = time.perf_counter()
+        if not self._copied.is_set():
+            self._copied.wait()
+            self._stall_s += time.perf_counter() - began
+
+    def _write(
+        self,
+        checkpoint: Checkpoint,
+        live: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        rng: dict[str, Tensor],
+        now: torch.cuda.Event | None,
+    ) -> Checkpoint:
+        """Runs in the thread. Gives the record as stored, on every rank."""
+        staging = self._folder / f".step-{checkpoint.step:08d}.saving"
+        try:
+            self._agreed(lambda: self._copy(live, weights, now))
+            self._agreed(lambda: staging.mkdir(parents=True) if self._world.is_main else None)
+            shares = self._agreed(lambda: self._write_share(staging, rng))
+            files = {name: file for share in shares for name, file in share.items()}
+            checkpoint = sealed(replace(checkpoint, files=files))
+            self._agreed(lambda: _commit(staging, checkpoint) if self._world.is_main else None)
+        except (OSError, RuntimeError) as error:
+            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise PipelineError(
+                f"{self._folder}: the checkpoint of step {checkpoint.step} could not be written ({why}); is the disk "
+                "full? Free some space and run again: those before it are intact"
+            ) from error
+        return checkpoint
+
+    def _copy(self, live: dict[str, Tensor], weights: dict[str, Tensor], now: torch.cuda.Event | None) -> None:
+        try:
+            if now is not None:
+                torch.cuda.set_device(self._world.local_rank)  # each thread has its own
+            for stale in self._state.keys() - live.keys():  # back at step 0 there are no moments
+                del self._state[stale]
+            snapshot.snapshot(live, self._state, now)
+            snapshot.snapshot(weights, self._weights, now)
+        finally:
+            self._copied.set()
+
+    def _write_share(self, staging: Path, rng: dict[str, Tensor]) -> dict[str, FileRecord]:
+        rank = self._world.rank
+        shares = {_state_name(rank): self._state, _rng_name(rank): rng}
+        if self._world.is_main:
+            shares[WEIGHTS_NAME] = self._weights
+        return {name: snapshot.write_tensors(staging / name, tensors) for name, tensors in shares.items()}
+
+    def _agreed(self, work: Callable[[], Share]) -> list[Share]:
+        """Does this rank's part and gives every rank's result. Raises OSError on all ranks if one failed."""
+        result: Share | None = None
+        problem = None
+        try:
+            result = work()
+        except (OSError, RuntimeError) as error:
+            problem = f"rank {self._world.rank}: {error or type(error).__name__}"
+        told: list[Any] = [None] * self._world.size
+        dist.all_gather_object(told, (result, problem), group=self._group)
+        if problems := [problem for _, problem in told if problem]:
+            raise OSError("; ".join(problems))
+        return [result for result, _ in told]
 
 
-def _save(engine: Any, folder: Path, checkpoint: Checkpoint, world: World) -> Checkpoint:
-    staging = folder / f".step-{checkpoint.step:08d}.saving"
-    if world.rank == 0:
-        shutil.rmtree(staging, ignore_errors=True)  # left by a crash inside a save
-        staging.mkdir(parents=True)
-    dist.barrier()
-    engine.save_checkpoint(str(staging), tag=ENGINE_TAG, save_latest=False)
-    save_file(_rng_state(), staging / _rng_name(world.rank))
-    weights = gather_weights(engine, keep=world.rank == 0)
-    if world.rank == 0:
-        save_file(weights, staging / WEIGHTS_NAME)
-    dist.barrier()
-    checkpoint = sealed(replace(checkpoint, files=_hash_files(staging, world)))
-    if world.rank == 0:
-        write_record(staging / RECORD_NAME, checkpoint)
-        staging.rename(folder / f"step-{checkpoint.step:08d}")
-        sync_folder(folder)
-    dist.barrier()
-    return checkpoint
+def _commit(staging: Path, checkpoint: Checkpoint) -> None:
+    write_record(staging / RECORD_NAME, checkpoint)
+    staging.rename(staging.with_name(f"step-{checkpoint.step:08d}"))
+    sync_folder(staging.parent)
 
 
 def load(engine: Any, path: Path, checkpoint: Checkpoint, world: World) -> None:
-    """Restores a verified checkpoint into a fresh engine. Raises Mistake if it was saved by another world."""
+    """Restores a verified checkpoint into the engine, whichever world size and ZeRO stage saved it.
+
+    At the world size and stage that saved it, training goes on bit by bit as if it had not stopped. Raises Mistake for
+    a checkpoint of headrace 0.1.0 from another world, which kept DeepSpeed's own files.
+    """
+    if any(name.startswith(f"{ENGINE_TAG}/") for name in checkpoint.files):
+        _load_engine_files(engine, path, checkpoint, world)
+    else:
+        load_weights(engine, path / WEIGHTS_NAME, world)
+        restore(engine, [path / _state_name(rank) for rank in range(checkpoint.world_size)])
+        engine.global_steps = checkpoint.step
+    if world.rank < checkpoint.world_size:  # nothing draws from the generators so far; a rank too many starts afresh
+        _restore_rng(load_file(path / _rng_name(world.rank)))
+
+
+def _load_engine_files(engine: Any, path: Path, checkpoint: Checkpoint, world: World) -> None:
+    """DeepSpeed's own loading, for checkpoints that were made before the state was stored in pieces."""
     if checkpoint.world_size != world.size or checkpoint.zero_stage != engine.zero_optimization_stage():
         raise Mistake(
-            f"{path}: saved by {checkpoint.world_size} ranks at ZeRO stage {checkpoint.zero_stage}, but this run has "
-            f"{world.size} at stage {engine.zero_optimization_stage()}; resume with the former "
+            f"{path}: headrace 0.1.0 saved this with {checkpoint.world_size} ranks at ZeRO stage "
+            f"{checkpoint.zero_stage}; resume with these until the next checkpoint, which any world can read "
             "(cluster.nodes, cluster.processes_per_node, train.zero.stage)"
         )
     loaded, _ = engine.load_checkpoint(str(path), tag=ENGINE_TAG)
     if loaded is None or engine.global_steps != checkpoint.step:
         raise PipelineError(f"{path}: DeepSpeed restored step {engine.global_steps}, the record says {checkpoint.step}")
-    _restore_rng(load_file(path / _rng_name(world.rank)))
 
 
-def gather_weights(engine: Any, *, keep: bool) -> dict[str, torch.Tensor]:
-    """The whole model's weights on the CPU, where `keep` is set. At ZeRO stage 3 all ranks lend their parts, one tensor
-    at a time."""
+def gather_weights(engine: Any, buffers: dict[str, Tensor], *, keep: bool) -> None:
+    """The whole model's weights into host buffers, where `keep` is set. At ZeRO stage 3 all ranks lend their parts, one
+    tensor at a time."""
+    for name, parameter in engine.module.named_parameters():  # a tied weight appears once
+        with _gathered(parameter):
+            if keep:
+                snapshot.snapshot({name: parameter}, buffers)
+
+
+def load_weights(engine: Any, path: Path, world: World) -> None:
+    """The whole model's weights into the live model. At ZeRO stage 3 rank 0 reads them and hands out the parts."""
+    weights = load_file(path)
+    for name, parameter in engine.module.named_parameters():
+        with _gathered(parameter, modifier_rank=0), torch.no_grad():
+            if world.is_main or not hasattr(parameter, "ds_id"):
+                parameter.copy_(weights[name])
+
+
+def _gathered(parameter: Tensor, modifier_rank: int | None = None) -> Any:
+    """Makes a parameter whole, where ZeRO stage 3 has cut it."""
     import deepspeed
 
-    weights = {}
-    for name, parameter in engine.module.named_parameters():  # a tied weight appears once
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if keep:
-                weights[name] = parameter.detach().cpu().clone().contiguous()
-    return weights
+    return deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=modifier_rank, enabled=hasattr(parameter, "ds_id")
+    )
 
 
-def _hash_files(folder: Path, world: World) -> dict[str, FileRecord]:
-    """Every file's size and sha256; the ranks share the reading, and sync each file to disk on the way."""
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-    own = {name: _hash_and_sync(folder / name) for name in names[world.rank :: world.size]}
-    shares: list[dict[str, FileRecord]] = [{} for _ in range(world.size)]
-    dist.all_gather_object(shares, own)
-    return {name: record for share in shares for name, record in share.items()}
-
-
-def _hash_and_sync(path: Path) -> FileRecord:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    return FileRecord(size_bytes=path.stat().st_size, sha256=sha256_file(path))
+def _state_name(rank: int) -> str:
+    return f"state-{rank:05d}.safetensors"
 
 
 def _rng_name(rank: int) -> str:
     return f"rng-{rank:05d}.safetensors"
 
 
-def _rng_state() -> dict[str, torch.Tensor]:
+def _rng_state() -> dict[str, Tensor]:
     """torch's generators, which DeepSpeed does not save. Nothing in training draws from Python's or numpy's."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -110,7 +259,7 @@ def _rng_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def _restore_rng(state: dict[str, torch.Tensor]) -> None:
+def _restore_rng(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

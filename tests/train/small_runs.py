@@ -10,8 +10,12 @@ from pathlib import Path
 import psutil
 import yaml
 
+from cluster.world import World
 from data_prep.manifest import Manifest
 from data_prep.small import write_small_corpus
+from pipeline.config import ModelConfig
+from pipeline.data.position import Position
+from pipeline.train.checkpoint import Checkpoint
 
 WORDS = [
     "the",
@@ -32,6 +36,25 @@ WORDS = [
     "flour",
     "river",
 ]
+ALONE = World(rank=0, size=1, local_rank=0, local_size=1, master_addr="127.0.0.1", master_port=0)
+RECORD = Checkpoint(
+    run="small",
+    step=0,
+    tokens=0,
+    position=Position(manifest_digest="", order_version=1, seed=0, next_sequence=0),
+    config_digest="",
+    world_size=1,
+    zero_stage=0,
+    precision="fp32",
+    model=ModelConfig(layers=1, width=8, heads=2),
+    vocab_size=257,
+    end_of_text_id=256,
+    sequence_length=64,
+    tokenizer_sha256="",
+    corpus="",
+    files={},
+)
+"""What a checkpoint says, for tests that care about its files only."""
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 
@@ -92,6 +115,11 @@ def start_ranks(
     script: tuple[str, ...] = (str(SCRIPT),),
 ) -> subprocess.Popen[str]:
     """Starts torchrun over the ranks of one run. Its output is one pipe. `before` is called in the new process first."""
+    return start_script(*script, config, corpus, *overrides, ranks=ranks, before=before)
+
+
+def start_script(*script: Path | str, ranks: int, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    """Starts a script, with its arguments, as that many ranks, under torchrun if they are several."""
     launch = [
         "-m",
         "torch.distributed.run",
@@ -101,7 +129,7 @@ def start_ranks(
         "--rdzv-endpoint=127.0.0.1:0",
     ]
     return subprocess.Popen(
-        [sys.executable, *(launch if ranks > 1 else []), *script, str(config), str(corpus), *overrides],
+        [sys.executable, *(launch if ranks > 1 else []), *map(str, script)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -43,11 +43,22 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
     run = tmp_path / "broken" / "runs" / "small"
     # Behind the first checkpoint that has Adam's moments: a resume from step 0 would not miss them.
     victim_step = random.Random(stage).randrange(EVERY + 1, STEPS - EVERY)
-    # First at a step, then inside a save: while the staging folder of a later checkpoint exists.
-    kill_when(lambda: len(unbroken(read_journal(run / "metrics.jsonl"))) >= victim_step, broken, corpus)
+    # First at a step, once a checkpoint behind step 0 is committed beside training. Then inside a save: while the staging
+    # folder of a later checkpoint exists, and not one that the first kill left, which is swept before the resume.
+    kill_when(
+        lambda: (
+            len(unbroken(read_journal(run / "metrics.jsonl"))) >= victim_step
+            and max(steps_saved(run / "checkpoints")) >= EVERY
+        ),
+        broken,
+        corpus,
+    )
     before = steps_saved(run / "checkpoints")
     kill_when(
-        lambda: any(int(path.name[6:14]) > max(before) for path in (run / "checkpoints").glob(".step-*.saving")),
+        lambda: (
+            resumes(run) == before[-1:]
+            and any(int(path.name[6:14]) > max(before) for path in (run / "checkpoints").glob(".step-*.saving"))
+        ),
         broken,
         corpus,
     )
@@ -56,13 +67,16 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
     run_ranks(broken, corpus)
 
     unbroken_run = tmp_path / "whole" / "runs" / "small"
-    resumed = [line["step"] for line in read_journal(run / "metrics.jsonl") if line["kind"] == "resume"]
-    assert len(resumed) == 2
-    assert min(resumed) > 0
+    assert len(resumes(run)) == 2
+    assert min(resumes(run)) > 0
     assert curve(run) == curve(unbroken_run)
     final = f"checkpoints/step-{STEPS:08d}"
     assert (run / final / WEIGHTS_NAME).read_bytes() == (unbroken_run / final / WEIGHTS_NAME).read_bytes()
     assert steps_saved(run / "checkpoints") == steps_saved(unbroken_run / "checkpoints") == [0, 3, 6, 9, 12]
+
+
+def resumes(run: Path) -> list[int]:
+    return [line["step"] for line in read_journal(run / "metrics.jsonl") if line["kind"] == "resume"]
 
 
 def curve(run: Path) -> list[tuple[object, ...]]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.train import loop
+from pipeline.train.saving import Saver
 from tests.train import train_small
 
 
@@ -45,11 +46,11 @@ def before_call(number: int, harm: Callable[..., None], function: Callable[..., 
     return harmed
 
 
-HARMS = {"flip": (flip, "train_step"), "hang": (hang, "train_step"), "term": (term, "save")}
+HARMS = {"flip": (flip, loop, "train_step"), "hang": (hang, loop, "train_step"), "term": (term, Saver, "save")}
 
 
 if __name__ == "__main__":
     kind, call, *arguments = sys.argv[1:]
-    harm, where = HARMS[kind]
-    setattr(loop, where, before_call(int(call), harm, getattr(loop, where)))
+    harm, owner, name = HARMS[kind]
+    setattr(owner, name, before_call(int(call), harm, getattr(owner, name)))
     raise SystemExit(train_small.main(*arguments))

@@ -1,0 +1,114 @@
+"""A saver writes what the state was when it was asked, beside training, and says so or says why not."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from pipeline.errors import PipelineError
+from pipeline.train import snapshot
+from pipeline.train.checkpoint import steps_saved, verify_checkpoint
+from pipeline.train.saving import Saver
+from tests.train.small_runs import ALONE, RECORD
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def engine() -> Any:
+    """Stands in for DeepSpeed's at stage 0, where it adds nothing to module and optimizer."""
+    module = torch.nn.Linear(3, 2, bias=False)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
+    return SimpleNamespace(
+        module=module, optimizer=optimizer, basic_optimizer=optimizer, zero_optimization_stage=lambda: 0
+    )
+
+
+def take_step(engine: Any) -> None:
+    engine.module.weight.grad = torch.ones_like(engine.module.weight)
+    engine.optimizer.step()
+
+
+class Told(list[dict[str, Any]]):
+    def __call__(self, kind: str, **figures: Any) -> None:
+        self.append({"kind": kind, **figures})
+
+
+def test_the_optimizer_waits_for_the_copy(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy begins only when training is inside the next step: it has passed the hook if that did not wait."""
+    reached, told = threading.Event(), Told()
+    copy = snapshot.snapshot
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            reached.set()
+            return super().wait(timeout)
+
+    def late(*arguments: Any) -> None:
+        assert reached.wait(60)
+        copy(*arguments)
+
+    monkeypatch.setattr(snapshot, "snapshot", late)
+    take_step(engine)
+    before = engine.module.weight.detach().clone()
+    with Saver(engine, tmp_path, ALONE, told, asynchronous=True) as saver:
+        saver._copied = Watched()
+        saver.save(RECORD)
+        assert told == []
+        take_step(engine)
+        reached.set()
+    assert not torch.equal(engine.module.weight, before)
+    path = tmp_path / "step-00000000"
+    verify_checkpoint(path)
+    assert torch.equal(load_file(path / "model.safetensors")["weight"], before)
+    assert torch.equal(load_file(path / "state-00000.safetensors")["master/0/weight"], before.view(-1))
+    (line,) = told
+    assert (line["kind"], line["step"], line["digest"]) == ("checkpoint", 0, verify_checkpoint(path).digest)
+    assert 0 < line["stall_s"] <= line["save_s"]
+
+
+def test_what_cannot_be_written_is_told_at_the_next_step(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, tensors: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    saver = Saver(engine, tmp_path, ALONE, Told(), asynchronous=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "write_tensors", full)
+        saver.save(RECORD)
+        saver._thread.shutdown()  # waits until it has failed
+    with pytest.raises(PipelineError, match="the checkpoint of step 0 could not be written"):
+        saver.check()
+    saver.check()
+    assert steps_saved(tmp_path) == []
+    again = Told()
+    with Saver(engine, tmp_path, ALONE, again, asynchronous=False) as saver:
+        saver.save(RECORD)
+        assert steps_saved(tmp_path) == [0]
+    assert again[0]["stall_s"] == again[0]["save_s"]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000000"], "the torn save is swept away"
+
+
+def test_what_the_state_no_longer_has_is_not_written_again(engine: Any, tmp_path: Path) -> None:
+    """As after going back to step 0, where there are no moments yet."""
+    with Saver(engine, tmp_path, ALONE, Told(), asynchronous=False) as saver:
+        take_step(engine)
+        saver.save(RECORD)
+        engine.optimizer.state.clear()
+        (tmp_path / "step-00000000").rename(tmp_path / "with")
+        saver.save(RECORD)
+    keys = {kind: set(load_file(tmp_path / kind / "state-00000.safetensors")) for kind in ("with", "step-00000000")}
+    assert keys["with"] == {"master/0/weight", "exp_avg/0/weight", "exp_avg_sq/0/weight", "step"}
+    assert keys["step-00000000"] == {"master/0/weight"}
