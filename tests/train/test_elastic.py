@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -54,9 +55,12 @@ def digest_of(checkpoint: Path) -> str:
     return hasher.hexdigest()
 
 
-def reload(tmp_path: Path, precision: str, begin: Path | str, out: str, *stages: str, ranks: int) -> None:
-    tree = config_tree(tmp_path / "ws", steps=4, every_steps=2)
-    tree["train"] |= {"precision": precision, "global_batch_size": 12}  # type: ignore[operator]
+def reload(
+    tmp_path: Path, precision: str, begin: Path | str, out: str, *stages: str, ranks: int, kind: str = "adamw"
+) -> None:
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=4, every_steps=2)
+    tree["train"] |= {"precision": precision, "global_batch_size": 12}
+    tree["train"]["optimizer"] |= {"kind": kind, "gradient_clipping": float(kind == "adamw")}
     tree["cluster"] = {"processes_per_node": ranks}
     config = write_config(tmp_path / f"{out}.yaml", tree)
     process = start_script(RELOAD, config, begin, tmp_path / out, *stages, ranks=ranks)
@@ -87,6 +91,21 @@ def test_the_state_is_bitwise_the_same_in_every_world_and_stage(tmp_path: Path, 
     for path in paths:
         if path != old:
             verify_checkpoint(path)
+
+
+@pytest.mark.slow
+def test_muons_momentum_is_bitwise_the_same_in_every_world_and_stage(tmp_path: Path) -> None:
+    """Stages 1 and 2 keep that of whole matrices, also of those that the ranks share."""
+    reload(tmp_path, "fp32", "train", "three", "1", "3", "2", ranks=3, kind="muon")
+    reload(tmp_path, "fp32", tmp_path / "three/step-00000002", "two", "0", "1", ranks=2, kind="muon")
+    first = tmp_path / "three/step-00000000"
+    state = whole_state(first)
+    assert sum(name.startswith("momentum_buffer/blocks.") for name in state) == 2 * 7
+    assert all(state[name].abs().max() > 0 for name in state)
+    paths = [
+        tmp_path / f"{folder}/step-{step:08d}" for folder, steps in (("three", 3), ("two", 2)) for step in range(steps)
+    ]
+    assert {digest_of(path) for path in paths} == {digest_of(first)}
 
 
 @pytest.fixture(scope="module")

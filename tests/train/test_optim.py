@@ -132,6 +132,10 @@ def test_offload_and_zero_plus_plus_are_passed_through() -> None:
             ["train.optimizer.kind=muon", "train.optimizer.gradient_clipping=0", "train.zero.offload_optimizer=cpu"],
             "not with train.optimizer.kind=muon",
         ),
+        (
+            ["train.optimizer.kind=muon", "train.optimizer.gradient_clipping=0", "train.precision=bf16"],
+            "train.zero.stage: not 1 with train.optimizer.kind=muon in bf16",
+        ),
         (["train.guard.skip_steps=0"], "skip_steps: 0 must be at least 1"),
         (["train.guard.max_rollbacks=-1"], "max_rollbacks: -1 must not be negative"),
         (["train.guard.step_timeout_s=9000"], "not above train.guard.start_timeout_s, 7200"),
@@ -158,8 +162,8 @@ def test_only_what_shapes_the_weights_is_in_the_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_muon_trains_alike_at_every_stage_and_resumes_bitwise(tmp_path: Path, stage: int) -> None:
+@pytest.mark.parametrize("stage", [1, 3])  # 2 keeps its state as 1 does, 0 needs no sharding
+def test_muon_trains_alike_whatever_is_sharded_and_resumes_bitwise(tmp_path: Path, stage: int) -> None:
     tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=4, every_steps=2, stage=stage)
     tree["train"]["optimizer"] = {"lr": 3e-3, "kind": "muon", "gradient_clipping": 0}
     config, corpus = write_config(tmp_path / "run.yaml", tree), tmp_path / "corpus"
