@@ -415,7 +415,12 @@ def test_the_report_is_written_from_the_records(tmp_path: Path) -> None:
     assert path.read_text() == page()
     write_report(tmp_path, {"web": 1, "wiki": 1, "code": 1})
     assert path.read_text() != page()
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["manifest.json", "report.html", "shards.npy", "statistics.json"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == [
+        "manifest.json",
+        "report.html",
+        "shards.npy",
+        "statistics.json",
+    ]
 
 
 def test_the_summary_adds_what_the_manifest_does_not_say() -> None:
