@@ -55,6 +55,7 @@ RECORD = Checkpoint(
     files={},
 )
 """What a checkpoint says, for tests that care about its files only."""
+ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 
@@ -130,7 +131,7 @@ def start_script(*script: Path | str, ranks: int, before: Callable[[], None] | N
     ]
     return subprocess.Popen(
         [sys.executable, *(launch if ranks > 1 else []), *map(str, script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
