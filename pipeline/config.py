@@ -364,10 +364,6 @@ def check_zero(config: RunConfig) -> None:
             "train.optimizer.gradient_clipping: set it to 0 with train.optimizer.kind=muon: DeepSpeed would clip the "
             "orthogonalised updates, whose size is fixed, and not the gradients"
         )
-    if muon and zero.stage == 1 and train.precision == "bf16":
-        raise Mistake(
-            "train.zero.stage: not 1 with train.optimizer.kind=muon in bf16: DeepSpeed would not orthogonalise; use 2"
-        )
     for key in ("offload_optimizer", "zero_quantized_gradients"):
         if muon and getattr(zero, key) != getattr(off, key):
             raise Mistake(f"train.zero.{key}: not with train.optimizer.kind=muon; choose one of them")

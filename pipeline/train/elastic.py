@@ -84,9 +84,9 @@ def muon_rows(engine: Any) -> list[tuple[Tensor, dict[str, int]]]:
     """At ZeRO stages 1 and 2 Muon's momentum is not cut as the weights are: a rank keeps that of whole matrices, of
     each that it has a piece of, end to end. Gives the holder that each such row belongs to, and its matrices' sizes.
 
-    At the other stages it lies as the weights do, and there are no such rows.
+    At the other stages, and at stage 1 in bf16, it lies as the weights do, and there are no such rows.
     """
-    if not uses_muon(engine) or engine.zero_optimization_stage() not in (1, 2):
+    if not uses_muon(engine) or not hasattr(engine.optimizer, "params_in_partition"):
         return []
     names = {parameter: name for name, parameter in engine.module.named_parameters()}
     groups = zip(engine.basic_optimizer.param_groups, engine.optimizer.params_in_partition, strict=True)

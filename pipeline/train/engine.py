@@ -87,8 +87,8 @@ def join_world(world: World) -> None:
 
 @contextlib.contextmanager
 def in_world(world: World) -> Iterator[None]:
-    """Joins the other ranks, and leaves them at an orderly end: without that a process now and then aborts in gloo's
-    threads when it exits. After an error nobody is waited for."""
+    """Joins the other ranks, and leaves them at an orderly end: without that a rank was once seen to abort when it
+    exited, with threads still running. After an error nobody is waited for."""
     join_world(world)
     try:
         yield

@@ -132,10 +132,6 @@ def test_offload_and_zero_plus_plus_are_passed_through() -> None:
             ["train.optimizer.kind=muon", "train.optimizer.gradient_clipping=0", "train.zero.offload_optimizer=cpu"],
             "not with train.optimizer.kind=muon",
         ),
-        (
-            ["train.optimizer.kind=muon", "train.optimizer.gradient_clipping=0", "train.precision=bf16"],
-            "train.zero.stage: not 1 with train.optimizer.kind=muon in bf16",
-        ),
         (["train.guard.skip_steps=0"], "skip_steps: 0 must be at least 1"),
         (["train.guard.max_rollbacks=-1"], "max_rollbacks: -1 must not be negative"),
         (["train.guard.step_timeout_s=9000"], "not above train.guard.start_timeout_s, 7200"),
