@@ -5,7 +5,7 @@ named by what it depends on. So a build that was killed goes on where it was, an
 bytes, and a changed rule runs what depends on it and nothing else.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,12 +14,11 @@ from data_prep.crew import cannot_write, hired
 from data_prep.errors import DataMistake
 from data_prep.files import TEMPORARY_PREFIX
 from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name, write_manifest
-from data_prep.plan import find_corpus, is_complete, make_plan
+from data_prep.plan import DROPPED_NAME, find_corpus, is_complete, make_plan
 from data_prep.report import write_report
 from data_prep.stages import Progress, Stages
 from data_prep.work import distrust_after_restart, tidy
 
-DROPPED = Path("dropped") / "dropped.json"
 KEPT_STAGES = ("refine", "read", "tokenizer", "encode")
 """What of the work is worth keeping for the next build; the others take seconds."""
 
@@ -41,9 +40,9 @@ def prepare(
     """
     folder_root = folder_root.absolute()
     folder = find_corpus(config, folder_root, name)
-    if folder is not None and (not keep_dropped or (folder / DROPPED).exists()):
+    if folder is not None and (not keep_dropped or (folder / DROPPED_NAME).exists()):
         return folder, read_manifest(folder)
-    from data_prep.graph import build_corpus, choose_documents, write_dropped_documents
+    from data_prep.graph import choose_documents, write_dropped_documents
 
     try:
         work = folder_root / f".work-{name}"
@@ -52,18 +51,30 @@ def prepare(
             distrust_after_restart(work)
             plan = make_plan(config, folder_root, name)
             stages = Stages(plan, crew, progress)
-            chosen = choose_documents(stages)
             if not is_complete(plan.folder):  # who held the lock may have built it
-                manifest = build_corpus(stages, chosen)
-                _remove_strangers(plan.folder, manifest)
-                write_manifest(plan.folder, manifest)
-            if keep_dropped:
-                write_dropped_documents(stages, chosen)
-            write_report(plan.folder, {source.name: source.weight for source in config.sources})
-            tidy(plan.work, kept_names(stages.used) if config.keep_work else set())
+                _build(stages, keep_dropped=keep_dropped)
+            elif keep_dropped:
+                write_dropped_documents(stages, choose_documents(stages))
+            if not config.keep_work:
+                tidy(work, set())
         return plan.folder, read_manifest(plan.folder)
     except OSError as error:
         raise DataMistake(cannot_write(error)) from error
+
+
+def _build(stages: Stages, *, keep_dropped: bool) -> None:
+    """Everything of the corpus, and last the manifest, without which it does not exist."""
+    from data_prep.graph import build_corpus, choose_documents, write_dropped_documents
+
+    folder, config = stages.plan.folder, stages.plan.config
+    chosen = choose_documents(stages)
+    manifest = build_corpus(stages, chosen)
+    if keep_dropped:
+        write_dropped_documents(stages, chosen)
+    write_report(folder, manifest, {source.name: source.weight for source in config.sources})
+    _remove_strangers(folder, manifest)
+    write_manifest(folder, manifest)
+    tidy(stages.plan.work, {name for name in stages.used if name.partition("/")[0] in KEPT_STAGES})
 
 
 @contextmanager
@@ -74,10 +85,6 @@ def _alone_at(work: Path) -> Iterator[None]:
     with (work / "lock").open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def kept_names(used: Iterable[str]) -> set[str]:
-    return {name for name in used if name.partition("/")[0] in KEPT_STAGES}
 
 
 def _remove_strangers(folder: Path, manifest: Manifest) -> None:

@@ -9,7 +9,7 @@ Each bucket's task reads its stretch of every part's sorted file. What survives 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,6 @@ from data_prep.parts import DROPPED, DUPLICATE_REASONS, DedupRecord, LinesRecord
 from data_prep.texts import Texts, blank, take, texts_to_arrow
 from data_prep.work import Work
 
-Record = TypeVar("Record")
 LINE = np.dtype([("hash", "<u8"), ("row", "<u4"), ("line", "<u4")])
 """A line of a document that is left: its hash, the document's row among those left, its number; sorted by hash."""
 LINE_DROP = np.dtype([("part", "<u4"), ("row", "<u4"), ("line", "<u4")])

@@ -14,17 +14,17 @@ import numpy as np
 
 from data_prep.choosing import select
 from data_prep.config import CorpusConfig, check_config
+from data_prep.encoding import tokenizer_of
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.forecast import SHARDS, Forecast, InputGroup, SampledUnit, forecast
 from data_prep.inputs import Slice, Unit, cut_units, list_inputs
 from data_prep.pack import rows
 from data_prep.parts import Part
-from data_prep.plan import read_tokenizer
-from data_prep.reading import refine_unit
+from data_prep.reading import index_tasks, refine_unit
 from data_prep.shards import tar_blocks
 from data_prep.texts import take
-from data_prep.tokenizer import Encoder, describe, train
+from data_prep.tokenizer import Encoder
 from data_prep.work import Work
 
 SAMPLES_PER_KIND = 2
@@ -45,6 +45,7 @@ def dry_run(config: CorpusConfig, name: str, workers: int) -> Forecast:
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Work(Path(folder), Path(folder) / "corpus", config)
+        index_tasks(work)
         read = [(unit, *_read(work, unit)) for unit in chosen_units(units)]
         encoder, token_dtype = _tokenizer(work, [part for _, parts, _, _ in read for part in parts])
         samples = [_sampled(work, *one, encoder) for one in read]
@@ -86,13 +87,7 @@ def _tokenizer(work: Work, parts: list[Part]) -> tuple[Encoder | None, str]:
     """None if what was sampled is too little to train one."""
     settings = work.config.tokenizer
     try:
-        if settings.train is not None:
-            texts = (text.decode() for part in parts for text in _texts(work, part))
-            made = train(texts, settings.train.vocab_size, settings.end_of_text)
-        else:
-            assert settings.path is not None
-            made = read_tokenizer(settings.path)
-        facts = describe(made, settings.end_of_text, settings.path or "the trained tokenizer")
+        made, facts = tokenizer_of(settings, (text.decode() for part in parts for text in _texts(work, part)))
     except DataMistake:
         if settings.train is None:
             raise

@@ -3,12 +3,13 @@
 What is written of a part is a stream of tokens in shuffled order with an index beside it; held-out documents go apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from data_prep.cells import save_part
+from data_prep.config import TokenizerConfig
 from data_prep.heldout import Bound, held_out
 from data_prep.pack import shuffled
 from data_prep.parts import EncodeRecord, Part, SampleRecord
@@ -38,17 +39,21 @@ def sample_part(work: Work, name: str, part: Part, bound: Bound, limit: int) -> 
 
 def make_tokenizer(work: Work, name: str, samples: Sequence[str]) -> TokenizerFacts:
     """Loads the tokenizer or trains it on the samples, in order of place."""
-    settings = work.config.tokenizer
+    texts = (text.as_py() for one in samples for text in work.load_table(one, "docs.arrow")["text"])
+    data, facts = tokenizer_of(work.config.tokenizer, texts)
+    with work.writing(name, "tokenizer") as file:
+        file.write(data)
+    return work.save_record(name, facts)
+
+
+def tokenizer_of(settings: TokenizerConfig, texts: Iterable[str]) -> tuple[bytes, TokenizerFacts]:
+    """A `tokenizer.json`, loaded or trained on the texts, and what it is."""
     if settings.train is None:
         assert settings.path is not None
         data = tokenizer_json(read_tokenizer(settings.path), settings.path, settings.end_of_text, settings.pattern)
     else:
-        texts = (text.as_py() for one in samples for text in work.load_table(one, "docs.arrow")["text"])
         data = train(texts, settings.train.vocab_size, settings.end_of_text)
-    facts = describe(data, settings.end_of_text, settings.path or "the trained tokenizer")
-    with work.writing(name, "tokenizer") as file:
-        file.write(data)
-    return work.save_record(name, facts)
+    return data, describe(data, settings.end_of_text, settings.path or "the trained tokenizer")
 
 
 def encode_part(

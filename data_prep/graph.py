@@ -27,7 +27,6 @@ from data_prep.assemble import (
 from data_prep.cells import MergeRecord, Run, merge_parts, parts_of, split
 from data_prep.choosing import choosing, read_unit
 from data_prep.config import CorpusConfig
-from data_prep.decontaminate import build_index, read_tasks, save_index
 from data_prep.dedup import num_buckets
 from data_prep.deduplicating import (
     Drops,
@@ -58,7 +57,8 @@ from data_prep.parts import (
     SelectRecord,
     SettleRecord,
 )
-from data_prep.reading import refining
+from data_prep.plan import DROPPED_NAME
+from data_prep.reading import index_tasks, refining
 from data_prep.shards import sequences_per_shard
 from data_prep.stages import Stages, Task, names_of, shard_is_there, task
 from data_prep.statistics import STATISTICS_NAME, Clusters, Statistics, merged
@@ -69,7 +69,6 @@ MERGED_AT_ONCE = 256
 """Parts that are merged into one: files that a task opens."""
 RUN_TOKENS = 64_000_000
 """Tokens of what comes of a merge, about."""
-DROPPED_NAME = "dropped.json"
 CONTAMINATED_NAME = "contaminated.parquet"
 
 
@@ -113,7 +112,7 @@ def choose_documents(stages: Stages) -> Chosen:
     units = [
         unit for source, files in enumerate(stages.plan.inputs) for unit in cut_units(source, files, config.unit_bytes)
     ]
-    _index_tasks(stages)
+    index_tasks(stages.work)
     read = stages.run(SelectRecord, [_read_task(stages, unit) for unit in units], stages.work.has_texts_of)
     drops, exact_clusters, near_clusters = _find_duplicates(stages, read)
     settled = _settle(stages, read, drops)
@@ -143,13 +142,6 @@ def build_corpus(stages: Stages, chosen: Chosen) -> Manifest:
     _write_contaminated(stages, chosen)
     _write_statistics(stages, chosen)
     return summarize(stages.plan, facts, chosen.tallies, encoded, packed, shards, heldout)
-
-
-def _index_tasks(stages: Stages) -> None:
-    """Makes the index of the evaluation tasks' data that documents are compared with."""
-    config, folder = stages.plan.config.decontaminate, stages.work.contamination
-    if config is not None and folder is not None and not (folder / "index.json").exists():
-        save_index(folder, build_index(read_tasks(config.tasks), config.ngram))
 
 
 def _read_task(stages: Stages, unit: Unit) -> Task:
@@ -373,7 +365,7 @@ def write_dropped_documents(stages: Stages, chosen: Chosen) -> None:
     folder = stages.plan.folder / "dropped"
     written = stages.run(DroppedRecord, tasks, lambda one: (folder / one.name).is_file())
     reasons = sum((Counter(one.reasons) for one in written), Counter[str]())
-    write_record(folder / DROPPED_NAME, dict(sorted(reasons.items())))
+    write_record(stages.plan.folder / DROPPED_NAME, dict(sorted(reasons.items())))
 
 
 def _with_fates(chosen: Chosen) -> list[tuple[tuple[Any, ...], Any]]:

@@ -154,17 +154,6 @@ def cut_documents(pieces: Pieces, lengths: Int64s, sequence_length: int) -> int:
     return int((lengths[pieces.document[begins]] > room).sum())
 
 
-def with_end_of_text(tokens: Tokens, lengths: Int64s, end_of_text_id: int) -> Tokens:
-    """Puts the end-of-text token behind each of the concatenated documents; `lengths` are without it."""
-    ends = np.cumsum(lengths)
-    out = np.empty(len(tokens) + len(lengths), dtype=tokens.dtype)
-    is_end = np.zeros(len(out), dtype=bool)
-    is_end[ends + np.arange(len(lengths))] = True
-    out[is_end] = end_of_text_id
-    out[~is_end] = tokens
-    return out
-
-
 def rows(tokens: Tokens, sequence_length: int, end_of_text_id: int) -> Tokens:
     """(tokens) -> (sequences, sequence_length); the last sequence is filled up with end-of-text."""
     padding = -len(tokens) % sequence_length

@@ -17,7 +17,6 @@ whichever build. A unit's documents lie in parts of about `unit_bytes` of text, 
 from dataclasses import dataclass, field
 
 import numpy as np
-import pyarrow as pa
 
 KEYS = np.dtype(
     [
@@ -34,8 +33,6 @@ KEYS = np.dtype(
 DUPLICATE_REASONS = ("exact_duplicate", "near_duplicate", "repeated_lines")
 DROPPED = np.dtype([("row", "<u4"), ("reason", "u1")])
 """A chosen document that is not left: its row in `docs.arrow` and place in `DUPLICATE_REASONS`."""
-
-DOCUMENTS = pa.schema([("id", pa.string()), ("text", pa.large_binary())])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ from data_prep.manifest import MANIFEST_NAME
 ALGORITHM_VERSION = 4
 """Raised whenever the same config and inputs would give other bytes, so that old corpora are not taken for new ones."""
 
+DROPPED_NAME = "dropped/dropped.json"
+"""Counts what was dropped of a corpus by reason, written behind the files beside it."""
+
 Fingerprint = Callable[[Path, Iterable[InputFile]], dict[str, str]]
 
 

@@ -10,7 +10,9 @@ give, because that does the very same.
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,9 @@ from data_prep.inputs import Unit
 from data_prep.parts import RefinedPart, RefineRecord
 from data_prep.texts import Texts, blank, take, texts_to_arrow
 from data_prep.work import Work
+
+if TYPE_CHECKING:
+    from data_prep.decontaminate import Index
 
 REFINE_VERSION = 1
 """Raised whenever the same input and settings would give other texts or scores."""
@@ -45,6 +50,23 @@ def refining(source: SourceConfig, config: CorpusConfig, tasks_digest: str) -> A
         "contamination": [tasks_digest, config.decontaminate.ngram] if config.decontaminate else None,
         "part_bytes": config.unit_bytes,
     }
+
+
+def index_tasks(work: Work) -> None:
+    """Makes the index of the evaluation tasks' data that documents are compared with, if it is not there."""
+    from data_prep.decontaminate import build_index, read_tasks, save_index
+
+    config, folder = work.config.decontaminate, work.contamination
+    if config is not None and folder is not None and not (folder / "index.json").exists():
+        save_index(folder, build_index(read_tasks(config.tasks), config.ngram))
+
+
+@lru_cache(maxsize=1)
+def _loaded_index(folder: Path) -> "Index":
+    """Its filters are made when it is loaded: once a process and not once a part."""
+    from data_prep.decontaminate import load_index
+
+    return load_index(folder)
 
 
 def refine_unit(work: Work, name: str, unit: Unit) -> RefineRecord:
@@ -104,9 +126,9 @@ def _compared(work: Work, name: str, texts: Texts) -> Columns:
         work.save_array(name, "has_bands.npy", has_keys)
     if contamination is None:
         return {}
-    from data_prep.decontaminate import load_index, overlaps
+    from data_prep.decontaminate import overlaps
 
-    index = load_index(contamination)
+    index = _loaded_index(contamination)
     counts = overlaps(words, index).T
     return {f"task:{task.name}": found for task, found in zip(index.record.tasks, counts, strict=True)}
 

@@ -4,7 +4,6 @@ A task's record is named by a digest of all that its result depends on. So "is i
 one question, and a build takes over whatever an earlier one, of this config or another, has left.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -61,8 +60,6 @@ class Stages:
     plan: Plan
     crew: Crew
     report: Callable[[Progress], None] | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Stage -> seconds it took."""
     used: set[str] = field(default_factory=set)
     """`stage/name` of every record."""
     _documents: int = 0
@@ -79,7 +76,6 @@ class Stages:
         """The records of all tasks of a stage, in order. `is_there` tells if what a record stands for still exists."""
         if not tasks:
             return []
-        began = time.perf_counter()
         work, names, stage = self.work, [one.name for one in tasks], tasks[0].name.partition("/")[0]
         assert len(set(names)) == len(names), f"two tasks of {stage} depend on the same and are not the same"
         self.used.update(names)
@@ -99,7 +95,6 @@ class Stages:
             records[missing[done]] = record
             self._count(record)
             self._tell(stage, len(records), len(tasks))
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - began
         return [records[place] for place in range(len(tasks))]
 
     def _count(self, record: object) -> None:

@@ -170,9 +170,12 @@ def _holds(record: Path) -> bool:
 
 
 def tidy(root: Path, kept: set[str]) -> None:
-    """Removes what does not belong to one of the names."""
-    for folder in root.glob("*/"):
-        for path in folder.iterdir():
-            name = f"{folder.name}/{path.name.partition('.')[0].partition('-')[0]}"
-            if name not in kept:
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """Removes what belongs to none of the names: records first, or a kill would leave some without their files."""
+    strangers = [
+        path
+        for folder in root.glob("*/")
+        for path in folder.iterdir()
+        if f"{folder.name}/{path.name.partition('.')[0].partition('-')[0]}" not in kept
+    ]
+    for path in sorted(strangers, key=lambda path: path.suffix != ".json"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)

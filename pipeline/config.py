@@ -260,7 +260,10 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
     if config.train.optimizer.kind == "adamw":  # as before there was another: runs that began then go on
         for option in MUON_OPTIONS:
             del train["optimizer"][option]
-    return {"data": plain(config.data), "model": model_shaping(config.model), "train": train}
+    data = plain(config.data)
+    for execution in ("unit_bytes", "keep_work"):
+        del data[execution]
+    return {"data": data, "model": model_shaping(config.model), "train": train}
 
 
 def model_shaping(model: ModelConfig) -> dict[str, Any]:

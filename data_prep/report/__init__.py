@@ -8,12 +8,12 @@ No script, no request, no date: equal records give equal bytes. Text in it is da
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_prep.files import read_record, write_atomic
-from data_prep.manifest import Manifest, read_manifest
+from data_prep.files import write_atomic
+from data_prep.manifest import Manifest
 from data_prep.report import sections
 from data_prep.report.markup import Html, element
 from data_prep.report.style import STYLE
-from data_prep.statistics import STATISTICS_NAME, Statistics
+from data_prep.statistics import Statistics, read_statistics
 
 REPORT_NAME = "report.html"
 SECTIONS = {
@@ -63,12 +63,11 @@ def _link(anchor: str) -> Html:
     return element("a", anchor.replace("-", " ").capitalize(), href=f"#{anchor}")
 
 
-def write_report(folder: Path, weights: Mapping[str, float]) -> Path:
-    """Writes a corpus's report from its records, whole or not at all. May be called again, with other weights.
+def write_report(folder: Path, manifest: Manifest, weights: Mapping[str, float]) -> Path:
+    """Writes a corpus's report, whole or not at all. May be called again, with other weights.
 
-    Raises FileNotFoundError, or ValueError naming the record, if one of the two is not there or not whole.
+    Raises FileNotFoundError, or ValueError naming it, if the record of the statistics is not there or not whole.
     """
-    statistics = read_record(Statistics, folder / STATISTICS_NAME)
     path = folder / REPORT_NAME
-    write_atomic(path, render(read_manifest(folder), statistics, weights).encode())
+    write_atomic(path, render(manifest, read_statistics(folder), weights).encode())
     return path

@@ -63,10 +63,6 @@ def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
     return settings
 
 
-def device_of(world: World) -> torch.device:
-    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-
-
 def join_world(world: World) -> None:
     """Starts torch.distributed through DeepSpeed: NCCL on GPUs, gloo on CPUs."""
     os.environ.update(world_env(world))

@@ -1,5 +1,6 @@
 """What the config can ask of a build beyond the plain one, through `prepare`: each against a plain expectation."""
 
+import base64
 import json
 import os
 import random
@@ -258,6 +259,24 @@ def test_a_dry_run_foresees_the_build(tmp_path: Path) -> None:
     assert tokens / 1.6 < found.num_tokens.value < tokens * 1.6
     assert found.units > found.sampled_units > 0
     assert "tokens" in forecast_text(found)
+
+
+def test_a_dry_run_knows_every_tokenizer_and_looks_for_evaluation_data(tmp_path: Path) -> None:
+    from data_prep.dry_run import dry_run
+
+    write_inputs(tmp_path)
+    ranks = b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256))
+    (tmp_path / "bytes.tiktoken").write_bytes(ranks)
+    write_lines(tmp_path / "quiz.jsonl", [{"question": QUESTION}])
+    chosen = config(
+        tmp_path,
+        tokenizer=TokenizerConfig(path=f"{tmp_path}/bytes.tiktoken", pattern="gpt2"),
+        decontaminate=DecontaminateConfig(tasks={"quiz": f"{tmp_path}/quiz.jsonl"}),
+    )
+    found = dry_run(chosen, "demo", workers=1)
+    _, manifest = prepare(chosen, tmp_path / "out", "demo", workers=0)
+    tokens = sum(source.num_tokens for source in manifest.sources)
+    assert tokens / 1.6 < found.num_tokens.value < tokens * 1.6
 
 
 def test_files_can_be_left_out(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from data_prep.pack import (
     shard_spans,
     shuffled,
     starts_of,
-    with_end_of_text,
 )
 
 END = 0
@@ -44,13 +43,6 @@ def stream_of(pieces: Pieces, count: int) -> list[tuple[int, int] | None]:
         assert stream[start : start + length] == [None] * length
         stream[start : start + length] = [(document, offset + at) for at in range(length)]
     return stream
-
-
-@given(documents_of_tokens)
-def test_each_document_is_followed_by_the_end_of_text(documents: list[list[int]]) -> None:
-    flat = np.array([token for document in documents for token in document], dtype=np.uint16)
-    lengths = np.array([len(document) for document in documents], dtype=np.int64)
-    assert with_end_of_text(flat, lengths, END).tolist() == plain_stream(documents)
 
 
 @given(documents_of_tokens, st.integers(1, 17))

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.files import read_record, write_record
-from data_prep.manifest import sealed, write_manifest
+from data_prep.manifest import sealed
 from data_prep.report import SECTIONS, render, write_report
 from data_prep.report.funnel import STEPS, added, funnel
 from data_prep.report.markup import INVISIBLE, Html, element, shown
@@ -408,19 +408,13 @@ def test_sizes(value: int, text: str) -> None:
 
 def test_the_report_is_written_from_the_records(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        write_report(tmp_path, WEIGHTS)
+        write_report(tmp_path, report_example.manifest(), WEIGHTS)
     write_record(tmp_path / STATISTICS_NAME, report_example.statistics())
-    write_manifest(tmp_path, report_example.manifest())
-    path = write_report(tmp_path, WEIGHTS)
+    path = write_report(tmp_path, report_example.manifest(), WEIGHTS)
     assert path.read_text() == page()
-    write_report(tmp_path, {"web": 1, "wiki": 1, "code": 1})
+    write_report(tmp_path, report_example.manifest(), {"web": 1, "wiki": 1, "code": 1})
     assert path.read_text() != page()
-    assert sorted(one.name for one in tmp_path.iterdir()) == [
-        "manifest.json",
-        "report.html",
-        "shards.npy",
-        "statistics.json",
-    ]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["report.html", "statistics.json"]
 
 
 def test_the_summary_adds_what_the_manifest_does_not_say() -> None:

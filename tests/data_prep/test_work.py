@@ -141,6 +141,46 @@ def test_work_can_be_thrown_away(tmp_path: Path) -> None:
     assert_as_from_nothing(kept, (folder, manifest), tmp_path / "kept")
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("after", [1, 20, 60])
+def test_a_kill_while_the_work_folder_is_tidied_leaves_no_record_without_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    write_inputs(tmp_path)
+    first, other = settings(tmp_path), settings(tmp_path, dedup=DedupConfig(minhash=MinHashConfig()))
+    expected = build(first, tmp_path / "out")
+    unlink, done = Path.unlink, 0
+
+    def mortal(path: Path, missing_ok: bool = False) -> None:
+        nonlocal done
+        if ".work-demo" in path.parts:
+            if done == after:
+                raise Killed
+            done += 1
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", mortal)
+        with pytest.raises(Killed):
+            build(other, tmp_path / "out")
+    (expected[0] / "manifest.json").unlink()  # so that it is built again, by what is left of its work
+    assert_as_from_nothing(first, build(first, tmp_path / "out"), tmp_path / "fresh")
+
+
+def test_asking_for_what_was_dropped_throws_no_work_away(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    chosen = settings(tmp_path)
+    build(chosen, tmp_path / "out")
+    work = tmp_path / "out" / ".work-demo"
+    before = {path.name for stage in ("refine", "read", "encode", "tokenizer") for path in (work / stage).iterdir()}
+    prepare(chosen, tmp_path / "out", "demo", workers=0, keep_dropped=True)
+    after = {path.name for stage in ("refine", "read", "encode", "tokenizer") for path in (work / stage).iterdir()}
+    assert before == after
+
+
 def test_two_sources_of_one_file_are_two_sources(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     path = f"{tmp_path}/prose/b.jsonl"
