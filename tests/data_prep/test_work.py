@@ -14,6 +14,7 @@ from data_prep.build import prepare
 from data_prep.config import CorpusConfig, DedupConfig, MinHashConfig, SourceConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 from data_prep.small import byte_tokenizer
+from data_prep.work import tidy
 from tests.data_prep.corpora import config, files_of, texts, write_inputs, write_lines
 
 
@@ -145,29 +146,34 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize("after", [1, 20, 60])
 def test_a_kill_while_the_work_folder_is_tidied_leaves_no_record_without_its_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_inputs(tmp_path)
-    first, other = settings(tmp_path), settings(tmp_path, dedup=DedupConfig(minhash=MinHashConfig()))
-    expected = build(first, tmp_path / "out")
-    unlink, done = Path.unlink, 0
+    files = ["docs.arrow", "a.npy", "z.npy"]
+    names = [f"{number:032x}" for number in range(4)]
+    unlink = Path.unlink
+    for after in range(len(names) * (len(files) + 1)):
+        stage = tmp_path / str(after) / "refine"
+        stage.mkdir(parents=True)
+        for name in names:
+            for suffix in files:
+                (stage / f"{name}-0000.{suffix}").touch()
+            (stage / f"{name}.json").touch()
+        left = after
 
-    def mortal(path: Path, missing_ok: bool = False) -> None:
-        nonlocal done
-        if ".work-demo" in path.parts:
-            if done == after:
+        def mortal(path: Path, missing_ok: bool = False) -> None:
+            nonlocal left
+            if left == 0:
                 raise Killed
-            done += 1
-        unlink(path, missing_ok=missing_ok)
+            left -= 1
+            unlink(path, missing_ok=missing_ok)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", mortal)
-        with pytest.raises(Killed):
-            build(other, tmp_path / "out")
-    (expected[0] / "manifest.json").unlink()  # so that it is built again, by what is left of its work
-    assert_as_from_nothing(first, build(first, tmp_path / "out"), tmp_path / "fresh")
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "unlink", mortal)
+            with pytest.raises(Killed):
+                tidy(stage.parent, set())
+        for record in stage.glob("*.json"):
+            assert all((stage / f"{record.stem}-0000.{suffix}").exists() for suffix in files)
 
 
 def test_asking_for_what_was_dropped_throws_no_work_away(tmp_path: Path) -> None:
