@@ -1,6 +1,7 @@
 """The build over real Ray workers: one digest whatever the number of workers and however often it was killed."""
 
 import contextlib
+import fcntl
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,6 +229,31 @@ def test_killed_at_a_random_instant_it_ends_with_the_same_digest(
         for session in sessions:
             end_session(session)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Linux marks in /proc/locks who is blocked."""
+    return any(" -> " in line and f" {pid} " in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_two_builds_of_one_name_take_turns(inputs: Path, alone: tuple[Path, Manifest], tmp_path: Path) -> None:
+    """The second would tidy away what the first is working with."""
+    work = tmp_path / ".work-demo"
+    work.mkdir()
+    code = DRIVER.replace("workers=2", "workers=0")
+    with (work / "lock").open("wb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code, str(inputs), str(tmp_path)],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.getcwd()},
+        )
+        while not waits_for_a_lock(process.pid):
+            assert process.poll() is None, "the second build did not wait"
+            time.sleep(0.01)
+        assert [path.name for path in work.iterdir()] == ["lock"]
+    assert process.wait() == 0
+    assert prepare(config(inputs, unit_bytes=4_000), tmp_path, "demo", workers=0)[1] == alone[1]
 
 
 def test_importing_config_and_manifest_is_light() -> None:

@@ -1,4 +1,4 @@
-"""One pass from encoded documents to a stream, against the plain functions it stands for."""
+"""One pass from encoded documents to a stream, against plain Python."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import DataMistake
-from data_prep.pack import with_end_of_text
 from data_prep.stream import token_stream
 
 END = 7
@@ -23,9 +22,8 @@ def test_it_is_the_documents_in_order_each_with_its_end(
     lengths = np.array([len(one) for one in documents], dtype=np.int64)
     tokens = np.array([token for one in documents for token in one], dtype=np.uint32)
     stream = token_stream(tokens, lengths, np.array(order, dtype=np.int64), END, dtype)
-    chosen = np.array([token for place in order for token in documents[place]], dtype=dtype)
     assert stream.dtype == dtype
-    assert stream.tolist() == with_end_of_text(chosen, lengths[order], END).tolist()
+    assert stream.tolist() == [token for place in order for token in (*documents[place], END)]
 
 
 def test_an_end_of_text_from_text_is_a_mistake() -> None:
