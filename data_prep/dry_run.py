@@ -41,7 +41,7 @@ def dry_run(config: CorpusConfig, name: str, workers: int) -> Forecast:
     units = [
         unit
         for place, source in enumerate(config.sources)
-        for unit in cut_units(place, list_inputs(source, source.exclude), config.unit_bytes)
+        for unit in cut_units(place, list_inputs(source), config.unit_bytes)
     ]
     with tempfile.TemporaryDirectory() as folder:
         work = Work(Path(folder), Path(folder) / "corpus", config)

@@ -64,16 +64,22 @@ class Unit:
     slices: tuple[Slice, ...]
 
 
-def list_inputs(source: SourceConfig, exclude: Iterable[str] = ()) -> tuple[InputFile, ...]:
-    """The source's files, sorted by relative name, without those that a pattern of `exclude` matches.
+def list_inputs(source: SourceConfig) -> tuple[InputFile, ...]:
+    """The source's files; see `files_at`."""
+    return files_at(source.path, f"sources.{source.name}.path", source.exclude)
+
+
+def files_at(path: str, key: str, exclude: Iterable[str] = ()) -> tuple[InputFile, ...]:
+    """The files at a path of the config, sorted by relative name, without those that a pattern of `exclude` matches.
 
     A pattern with a `/` is matched with the relative path, one without with every name on the way, so that
-    `node_modules` takes out all folders of that name. Raises DataMistake if there is no file, or one of no known kind.
+    `node_modules` takes out all folders of that name. Raises DataMistake, naming the config's key, if there is no file,
+    or one of no known kind.
     """
     from data_prep.listing import list_files
 
-    where = f"sources.{source.name}.path: {source.path}"
-    return tuple(_input_file(listed, where) for listed in list_files(source.path, exclude, where))
+    where = f"{key}: {path}"
+    return tuple(_input_file(listed, where) for listed in list_files(path, exclude, where))
 
 
 def _input_file(listed: "Listed", where: str) -> InputFile:

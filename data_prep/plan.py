@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import CorpusConfig, SourceConfig, check_config
+from data_prep.config import CorpusConfig, check_config
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
-from data_prep.inputs import InputFile, list_inputs
+from data_prep.inputs import InputFile, files_at, list_inputs
 from data_prep.manifest import MANIFEST_NAME
 
 ALGORITHM_VERSION = 4
@@ -69,7 +69,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def _plan(config: CorpusConfig, folder_root: Path, name: str, fingerprint: Fingerprint) -> Plan | None:
-    inputs = tuple(list_inputs(source, source.exclude) for source in config.sources)
+    inputs = tuple(list_inputs(source) for source in config.sources)
     tasks = task_inputs(config)
     tokenizer = _input_tokenizer(config)
     every = [file for files in (*inputs, *tasks.values()) for file in files]
@@ -96,7 +96,7 @@ def _plan(config: CorpusConfig, folder_root: Path, name: str, fingerprint: Finge
 def task_inputs(config: CorpusConfig) -> dict[str, tuple[InputFile, ...]]:
     """The files of each evaluation task."""
     tasks = config.decontaminate.tasks if config.decontaminate is not None else {}
-    return {name: list_inputs(SourceConfig(name=name, path=path)) for name, path in sorted(tasks.items())}
+    return {name: files_at(path, f"decontaminate.tasks.{name}") for name, path in sorted(tasks.items())}
 
 
 def shaping(config: CorpusConfig) -> dict[str, Any]:

@@ -294,7 +294,10 @@ def test_files_can_be_left_out(tmp_path: Path) -> None:
         ({"dedup": DedupConfig(minhash=MinHashConfig(threshold=1.0))}, "dedup.minhash.threshold: 1.0"),
         ({"decontaminate": DecontaminateConfig(tasks={})}, "decontaminate.tasks: 0 tasks"),
         ({"decontaminate": DecontaminateConfig(tasks={"Quiz": "x"})}, "decontaminate.tasks: 'Quiz'"),
-        ({"decontaminate": DecontaminateConfig(tasks={"quiz": "/nowhere.jsonl"})}, "/nowhere.jsonl does not exist"),
+        (
+            {"decontaminate": DecontaminateConfig(tasks={"quiz": "/nowhere.jsonl"})},
+            "decontaminate.tasks.quiz: /nowhere.jsonl does not exist",
+        ),
     ],
 )
 def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -29,7 +29,8 @@ def source(path: Path | str) -> SourceConfig:
 
 
 def names(path: Path | str, *exclude: str) -> list[str]:
-    return [file.relative for file in list_inputs(source(path), exclude)]
+    left = SourceConfig(name="s", path=str(path), exclude=exclude)
+    return [file.relative for file in list_inputs(left)]
 
 
 def mistake(path: Path | str) -> str:
