@@ -161,7 +161,8 @@ class Saver:
 
     def _write_share(self, staging: Path, rng: dict[str, Tensor]) -> dict[str, FileRecord]:
         rank = self._world.rank
-        shares = {_state_name(rank): self._state, _rng_name(rank): rng}
+        # Sorted: the buffers' order tells whether a process began at step 0, where there are no moments, or resumed.
+        shares = {_state_name(rank): dict(sorted(self._state.items())), _rng_name(rank): rng}
         if self._world.is_main:
             shares[WEIGHTS_NAME] = self._weights
         return {name: snapshot.write_tensors(staging / name, tensors) for name, tensors in shares.items()}

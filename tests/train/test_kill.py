@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.monitor.journal import read_journal, unbroken
-from pipeline.train.checkpoint import WEIGHTS_NAME, steps_saved, verify_checkpoint
+from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved, verify_checkpoint
 from tests.train.small_runs import config_tree, kill_tree, run_ranks, small_corpus, start_ranks, write_config
 
 STEPS, EVERY = 12, 3
@@ -72,6 +72,7 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
     assert curve(run) == curve(unbroken_run)
     final = f"checkpoints/step-{STEPS:08d}"
     assert (run / final / WEIGHTS_NAME).read_bytes() == (unbroken_run / final / WEIGHTS_NAME).read_bytes()
+    assert read_checkpoint(run / final).digest == read_checkpoint(unbroken_run / final).digest, "to the last file"
     assert steps_saved(run / "checkpoints") == steps_saved(unbroken_run / "checkpoints") == [0, 3, 6, 9, 12]
 
 
