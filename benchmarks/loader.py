@@ -17,6 +17,7 @@ import webdataset
 from benchmarks.record import alternate, median_ratio, parser, report
 from data_prep.manifest import Manifest
 from data_prep.small import write_small_corpus
+from pipeline.batches import Batches
 from pipeline.data.loader import Loader
 from pipeline.data.order import order_of
 
@@ -47,7 +48,7 @@ def main() -> None:
         def ours() -> int:
             order = order_of(manifest, (1.0,), seed=0)
             with Loader(
-                folder, manifest, order, rank=0, world_size=1, global_batch_size=BATCH, micro_batch_size=BATCH
+                folder, manifest, order, rank=0, world_size=1, batches=Batches(size=BATCH), micro_batch_size=BATCH
             ) as loader:
                 return sum(loader.batch(step).shape[1] for step in range(steps))
 

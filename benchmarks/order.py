@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.record import parser, report
+from pipeline.batches import Batches
 from pipeline.data.loader import STEPS_LOCATED
 from pipeline.data.mixture import Mixture
 from pipeline.data.order import Order, SourceOrder, rank_positions
@@ -48,14 +49,17 @@ def main() -> None:
     options.add_argument("--ranks", type=int, default=100_000, help="each with one sequence a step")
     chosen = options.parse_args()
     order, ranks = order_of_tokens(int(chosen.tokens)), chosen.ranks
+    batches = Batches(size=ranks)
     last = int(chosen.tokens) // LENGTH // ranks - STEPS_LOCATED * 10  # where numbers are large
 
     def locate(at: int) -> None:
         steps = range(last + at * STEPS_LOCATED, last + (at + 1) * STEPS_LOCATED)
-        order.locate(np.concatenate([rank_positions(step, ranks - 1, ranks, ranks, 1).reshape(-1) for step in steps]))
+        order.locate(
+            np.concatenate([rank_positions(batches.positions(step), ranks - 1, ranks, 1).reshape(-1) for step in steps])
+        )
 
     locate_ms = median_ms(locate) / STEPS_LOCATED
-    digest_ms = median_ms(lambda at: order.batch_digest(last + at, ranks))
+    digest_ms = median_ms(lambda at: order.batch_digest(batches.positions(last + at)))
     ratios = {"step_under_10_ms": GOAL_MS / locate_ms, "digest_under_10_ms": GOAL_MS / digest_ms}
     figures = {"locate_ms": round(locate_ms, 4), "digest_ms": round(digest_ms, 2)}
     print(f"one rank locates its part of a step in {locate_ms:.3f} ms; the batch's digest takes {digest_ms:.1f} ms")

@@ -8,6 +8,7 @@ names the nearest valid one. Nothing here imports torch, ray or deepspeed.
 
 import dataclasses
 import difflib
+import itertools
 import re
 import types
 import typing
@@ -19,6 +20,7 @@ from typing import Any, Literal
 from cluster.config import ClusterConfig
 from data_prep.config import CorpusConfig
 from data_prep.files import digest, plain
+from pipeline.batches import Batches, BatchStage
 from pipeline.errors import Mistake
 from pipeline.promote.config import PromoteConfig
 
@@ -172,6 +174,16 @@ class GuardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchStageConfig:
+    __pydantic_config__ = FORBID
+
+    global_batch_size: int
+    """Sequences in one optimizer step of the stage; fewer than in the next."""
+    tokens: int
+    """How long the stage lasts; rounded up to whole steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     __pydantic_config__ = FORBID
 
@@ -179,6 +191,8 @@ class TrainConfig:
     """Tokens to train on; rounded up to whole steps."""
     global_batch_size: int
     """Sequences in one optimizer step, over all ranks and accumulation."""
+    batch_warmup: tuple[BatchStageConfig, ...] = ()
+    """Stages of smaller global batches that the run begins with, one after the other; `tokens` counts them in."""
     micro_batch_size: int
     """Sequences that one rank takes through the model at once."""
     optimizer: OptimizerConfig
@@ -239,8 +253,20 @@ class RunConfig:
         return self.cluster.nodes * self.cluster.processes_per_node
 
     @property
+    def batches(self) -> Batches:
+        """Which sequences of the run's order each step takes."""
+        stages = (
+            BatchStage(
+                steps=-(-stage.tokens // (stage.global_batch_size * self.data.sequence_length)),
+                size=stage.global_batch_size,
+            )
+            for stage in self.train.batch_warmup
+        )
+        return Batches(size=self.train.global_batch_size, stages=tuple(stages))
+
+    @property
     def total_steps(self) -> int:
-        return -(-self.train.tokens // (self.train.global_batch_size * self.data.sequence_length))
+        return self.batches.step_at(-(-self.train.tokens // self.data.sequence_length) - 1) + 1
 
     @property
     def digest(self) -> str:
@@ -257,6 +283,8 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
     train = plain(config.train)
     for execution in ("zero", "micro_batch_size", "checkpoint", "guard"):
         del train[execution]
+    if not config.train.batch_warmup:  # it came later: runs that began before it go on
+        del train["batch_warmup"]
     if config.train.optimizer.kind == "adamw":  # as before there was another: runs that began then go on
         for option in MUON_OPTIONS:
             del train["optimizer"][option]
@@ -328,6 +356,7 @@ def check(config: RunConfig) -> None:
     _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
     _positive("data.sequence_length", config.data.sequence_length)
     check_model(config.model)
+    check_batch_warmup(config)
     schedule = config.train.schedule
     if not 0 <= schedule.decay_fraction <= 1:
         raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
@@ -405,15 +434,42 @@ def check_model(model: ModelConfig) -> None:
         raise Mistake(f"model.z_loss: {model.z_loss} must not be negative; 0 turns it off")
 
 
+def batch_sizes(train: TrainConfig) -> dict[str, int]:
+    """The global batch sizes of a run in their order, each by its key."""
+    stages = {
+        f"train.batch_warmup.{at}.global_batch_size": stage.global_batch_size
+        for at, stage in enumerate(train.batch_warmup)
+    }
+    return {**stages, "train.global_batch_size": train.global_batch_size}
+
+
 def check_batch(train: TrainConfig, world_size: int) -> None:
-    """Raises Mistake if the global batch does not divide evenly over ranks and micro-batches."""
+    """Raises Mistake if a global batch does not divide evenly over ranks and micro-batches."""
     at_once = world_size * train.micro_batch_size
-    if train.global_batch_size % at_once:
-        below = train.global_batch_size // at_once * at_once
-        fits = [size for size in (below, below + at_once) if size]
+    for key, size in batch_sizes(train).items():
+        if size % at_once:
+            below = size // at_once * at_once
+            fits = [fitting for fitting in (below, below + at_once) if fitting]
+            raise Mistake(
+                f"{key}: {size} is not divisible by {world_size} ranks × micro-batch "
+                f"{train.micro_batch_size} = {at_once}; the nearest that fit: {', '.join(map(str, fits))}"
+            )
+
+
+def check_batch_warmup(config: RunConfig) -> None:
+    """Raises Mistake if the stages of batch warm-up do not grow, or are all of the run."""
+    for at, stage in enumerate(config.train.batch_warmup):
+        _positive(f"train.batch_warmup.{at}.global_batch_size", stage.global_batch_size)
+        _positive(f"train.batch_warmup.{at}.tokens", stage.tokens)
+    for (key, size), (next_key, next_size) in itertools.pairwise(batch_sizes(config.train).items()):
+        if size >= next_size:
+            raise Mistake(f"{key}: {size} must be less than {next_key}, {next_size}: batches grow")
+    batches = config.batches
+    warmup_tokens = batches.first(sum(stage.steps for stage in batches.stages)) * config.data.sequence_length
+    if warmup_tokens >= config.train.tokens:
         raise Mistake(
-            f"train.global_batch_size: {train.global_batch_size} is not divisible by {world_size} ranks × micro-batch "
-            f"{train.micro_batch_size} = {at_once}; the nearest that fit: {', '.join(map(str, fits))}"
+            f"train.batch_warmup: its stages take {warmup_tokens} tokens, and the whole run has only "
+            f"{config.train.tokens}; shorten them or raise train.tokens"
         )
 
 

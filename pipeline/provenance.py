@@ -47,15 +47,14 @@ def trace_step(config: RunConfig, workspace: Workspace, step: int) -> StepTrace:
     if not 1 <= step <= config.total_steps:
         raise Mistake(f"--step {step}: run {config.name} has the steps 1 to {config.total_steps}")
     corpus, manifest, order = order_of_run(config, workspace)
-    batch_size = config.train.global_batch_size
-    batch_digest = order.batch_digest(step - 1, batch_size)
+    batch_digest = order.batch_digest(config.batches.positions(step - 1))
     line = next((x for x in unbroken(read_journal(workspace.run(config.name).metrics)) if x["step"] == step), None)
     if line is not None and line.get("batch_digest") not in (None, batch_digest):
         raise PipelineError(
             f"the journal of run {config.name} says that step {step} saw the batch {line['batch_digest']}, "
             f"but config and corpus give {batch_digest}"
         )
-    visits = documents_of_step(corpus, manifest, order, batch_size, step)
+    visits = documents_of_step(corpus, manifest, order, config.batches, step)
     return StepTrace(run=config.name, step=step, batch_digest=batch_digest, trained=line is not None, visits=visits)
 
 
@@ -70,8 +69,7 @@ def where_document(
     done = until_step if until_step is not None else steps_done(workspace.run(config.name).metrics)
     asked = [source] if source is not None else names
     found = {
-        name: steps_of_document(corpus, manifest, order, config.train.global_batch_size, name, document_id, done)
-        for name in asked
+        name: steps_of_document(corpus, manifest, order, config.batches, name, document_id, done) for name in asked
     }
     held_out = tuple(name for name in asked if found[name] is None and is_held_out(corpus, manifest, name, document_id))
     holding = {name: visits for name, visits in found.items() if visits is not None}

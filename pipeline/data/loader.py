@@ -1,6 +1,6 @@
 """Batches of token ids, read straight out of memory-mapped shards.
 
-    step ──rank_positions──> positions ──Order.locate──> (source, shard, row) ──open_shard──> tokens
+    step ──Batches, rank_positions──> positions ──Order.locate──> (source, shard, row) ──open_shard──> tokens
 
 There is no state to save or lose: a batch is a function of the step. One batch is read ahead in a thread, so that the
 pages of the next step are in memory when it begins.
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard
+from pipeline.batches import Batches
 from pipeline.data.order import Order, SequenceIds, rank_positions
 
 STEPS_LOCATED = 64
@@ -38,11 +39,12 @@ class Loader:
         *,
         rank: int,
         world_size: int,
-        global_batch_size: int,
+        batches: Batches,
         micro_batch_size: int,
     ) -> None:
         self._sequence_length = manifest.sequence_length
-        self._split = (rank, world_size, global_batch_size, micro_batch_size)
+        self._batches = batches
+        self._split = (rank, world_size, micro_batch_size)
         shards = [manifest.source_shards(source.name) for source in manifest.sources]
 
         @lru_cache(maxsize=OPEN_SHARDS)
@@ -52,7 +54,8 @@ class Loader:
         @lru_cache(maxsize=2)
         def sequences(block: int) -> SequenceIds:
             steps = range(block * STEPS_LOCATED, (block + 1) * STEPS_LOCATED)
-            return order.locate(np.concatenate([rank_positions(step, *self._split).reshape(-1) for step in steps]))
+            parts = [rank_positions(batches.positions(step), *self._split).reshape(-1) for step in steps]
+            return order.locate(np.concatenate(parts))
 
         self._shard_tokens = shard_tokens
         self._sequences = sequences
@@ -69,9 +72,11 @@ class Loader:
         return batch
 
     def _read(self, step: int) -> NDArray[np.int64]:
-        _, world_size, global_batch_size, micro_batch_size = self._split
-        count = global_batch_size // world_size
-        ids, at = self._sequences(step // STEPS_LOCATED), step % STEPS_LOCATED * count
+        _, world_size, micro_batch_size = self._split
+        block = step // STEPS_LOCATED
+        first, positions = self._batches.first(block * STEPS_LOCATED), self._batches.positions(step)
+        at, count = (positions.start - first) // world_size, len(positions) // world_size
+        ids = self._sequences(block)
         source, shard, row = (part[at : at + count] for part in (ids.source, ids.shard, ids.row))
         tokens = np.empty((count, self._sequence_length), dtype=np.int64)
         file_of = source << 32 | shard

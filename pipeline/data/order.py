@@ -3,9 +3,9 @@
     position ──skipped windows──> place ──mixture──> (source, its own position) ──epoch's permutation──> (shard, row)
 
 A run's positions have no gaps: what it leaves out, because it did harm, is stepped over by the first arrow. Where it
-leaves out nothing, place and position are the same. The global batch of step s takes positions [s*B, (s+1)*B).
-Micro-batch a of rank r in a world of W ranks, with micro-batch size m, takes the m positions from s*B + a*W*m + r*m on.
-So the world size decides only who reads a position, never which positions a step holds.
+leaves out nothing, place and position are the same. `pipeline.batches` says which positions a step
+takes, and of those micro-batch a of rank r, in a world of W ranks and with micro-batch size m, has the m positions from
+a*W*m + r*m on. So the world size decides only who reads a position, never which positions a step holds.
 """
 
 from collections.abc import Sequence
@@ -155,9 +155,9 @@ class Order:
         in_blocks = -(-place // BLOCK) * self.mixture.quotas[source]
         return -(-in_blocks // self.sources[source].num_sequences)
 
-    def batch_digest(self, step: int, global_batch_size: int) -> str:
+    def batch_digest(self, positions: range) -> str:
         """Digest of one step's sequences: two runs saw the same data if and only if these agree at each step."""
-        ids = self.locate(np.arange(step * global_batch_size, (step + 1) * global_batch_size))
+        ids = self.locate(np.arange(positions.start, positions.stop))
         hasher = xxhash.xxh3_128(canonical_json({"manifest": self.manifest_digest, "version": ORDER_VERSION}))
         hasher.update(np.stack([ids.source, ids.shard, ids.row]).astype("<i8").tobytes())
         return str(hasher.hexdigest())
@@ -206,11 +206,9 @@ def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int, skipped:
     )
 
 
-def rank_positions(
-    step: int, rank: int, world_size: int, global_batch_size: int, micro_batch_size: int
-) -> NDArray[np.int64]:
-    """Positions of one rank in one step, (accumulation, micro_batch_size)."""
+def rank_positions(positions: range, rank: int, world_size: int, micro_batch_size: int) -> NDArray[np.int64]:
+    """Those of a step's positions that one rank takes, (accumulation, micro_batch_size)."""
     at_once = world_size * micro_batch_size
-    assert global_batch_size % at_once == 0, "check_batch refuses this before anything starts"
-    starts = step * global_batch_size + rank * micro_batch_size + np.arange(global_batch_size // at_once) * at_once
+    assert len(positions) % at_once == 0, "check_batch refuses this before anything starts"
+    starts = positions.start + rank * micro_batch_size + np.arange(len(positions) // at_once) * at_once
     return starts[:, None] + np.arange(micro_batch_size)[None, :]

@@ -23,6 +23,6 @@ class Position:
     order_version: int
     seed: int
     next_sequence: int
-    """The first position of the next step: steps done × global batch size."""
+    """The first position of the next step: how many sequences the steps before it took."""
     skipped: tuple[Window, ...] = ()
     """The windows that were left out on the way here, ascending."""

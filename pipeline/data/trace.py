@@ -22,6 +22,7 @@ from data_prep.files import sha256_file
 from data_prep.keys import SHUFFLE, document_key
 from data_prep.manifest import Manifest, ShardRecord, SourceRecord, cells_name, sidecar_name
 from data_prep.pack import Int64s, cell_of
+from pipeline.batches import Batches
 from pipeline.data.order import Order, SequenceIds
 from pipeline.errors import PipelineError
 
@@ -55,11 +56,9 @@ class Visit:
     part: Part
 
 
-def documents_of_step(
-    corpus: Path, manifest: Manifest, order: Order, global_batch_size: int, step: int
-) -> tuple[Visit, ...]:
+def documents_of_step(corpus: Path, manifest: Manifest, order: Order, batches: Batches, step: int) -> tuple[Visit, ...]:
     """What a step trained on, in order of position. Raises PipelineError if a sidecar is not the manifest's."""
-    positions = np.arange((step - 1) * global_batch_size, step * global_batch_size)
+    positions = np.arange(batches.first(step - 1), batches.first(step))
     ids, epochs = order.locate(positions), order.epoch_of(positions)
     visits: list[Visit] = []
     for source in np.unique(ids.source).tolist():
@@ -76,12 +75,12 @@ def documents_of_step(
 
 
 def document_ids(
-    corpus: Path, manifest: Manifest, order: Order, global_batch_size: int, steps: Sequence[int]
+    corpus: Path, manifest: Manifest, order: Order, batches: Batches, steps: Sequence[int]
 ) -> dict[str, list[str]]:
     """Source -> ids of the documents that some steps train on, each once, sorted."""
     found: dict[str, set[str]] = {}
     for step in steps:
-        for visit in documents_of_step(corpus, manifest, order, global_batch_size, step):
+        for visit in documents_of_step(corpus, manifest, order, batches, step):
             found.setdefault(visit.part.source, set()).add(visit.part.id)
     return {source: sorted(ids) for source, ids in sorted(found.items())}
 
@@ -90,7 +89,7 @@ def steps_of_document(
     corpus: Path,
     manifest: Manifest,
     order: Order,
-    global_batch_size: int,
+    batches: Batches,
     source: str,
     document_id: str,
     until_step: int,
@@ -106,9 +105,9 @@ def steps_of_document(
         shard=np.asarray([number for number, _ in numbered]),
         row=np.asarray([part.row for _, part in numbered]),
     )
-    end = until_step * global_batch_size
+    end = batches.first(until_step)
     visits = [
-        Visit(step=position // global_batch_size + 1, position=position, epoch=epoch, part=part)
+        Visit(step=batches.step_at(position) + 1, position=position, epoch=epoch, part=part)
         for epoch in range(order.epochs_before(at, end))
         for position, (_, part) in zip(order.positions_of(ids, epoch).tolist(), numbered, strict=True)
         if 0 <= position < end  # a visit that the run skips stands at -1

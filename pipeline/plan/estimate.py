@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipeline.batches import BatchStage
 from pipeline.config import RunConfig, check_batch
 from pipeline.plan.hardware import Hardware, usable_bytes
 from pipeline.plan.memory import STAGES, Memory, Stage, checkpoint_bytes, memory
@@ -34,6 +35,9 @@ class Plan:
     total_tokens: int
     """In whole steps."""
     tokens_per_step: int
+    """After the stages of batch warm-up."""
+    batch_stages: tuple[BatchStage, ...]
+    """What the steps are in batch warm-up."""
     micro_batch_size: int
     accumulation: int
     """Micro-batches that a rank takes in one step."""
@@ -84,8 +88,9 @@ def make_plan(config: RunConfig, vocabulary: Vocabulary, hardware: Hardware) -> 
         flops_per_token=flops_per_token(config.model, vocabulary.size, length),
         hardware=hardware,
         total_steps=config.total_steps,
-        total_tokens=config.total_steps * train.global_batch_size * length,
+        total_tokens=config.batches.first(config.total_steps) * length,
         tokens_per_step=train.global_batch_size * length,
+        batch_stages=config.batches.stages,
         micro_batch_size=train.micro_batch_size,
         accumulation=train.global_batch_size // (train.micro_batch_size * hardware.count),
         sequence_length=length,

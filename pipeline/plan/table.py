@@ -91,6 +91,7 @@ def _training_rows(plan: Plan) -> list[tuple[str, str, str]]:
             f"{ranks * micro * times:,}",
             f"{ranks:,} ranks × micro-batch {micro} × accumulation {times}",
         ),
+        *(("  before that", f"{stage.size:,}", f"for {stage.steps:,} steps") for stage in reversed(plan.batch_stages)),
     ]
 
 
@@ -132,9 +133,9 @@ def _verdict(plan: Plan) -> list[RenderableType]:
 
 def _way_out(plan: Plan) -> str:
     """The smallest change that makes it fit: another micro-batch that divides, else another stage."""
-    sizes = [
-        size for size in range(1, plan.micro_batch_size) if (plan.micro_batch_size * plan.accumulation) % size == 0
-    ]
+    ranks = plan.hardware.count
+    batches = [ranks * plan.micro_batch_size * plan.accumulation, *(stage.size for stage in plan.batch_stages)]
+    sizes = [size for size in range(1, plan.micro_batch_size) if all(batch % (ranks * size) == 0 for batch in batches)]
     fitting = [size for size in sizes if size <= (plan.chosen.largest_micro_batch or 0)]
     if fitting:
         return f"train.micro_batch_size={fitting[-1]} fits."

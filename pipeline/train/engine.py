@@ -117,17 +117,22 @@ def set_learning_rate(engine: Any, rate: float) -> None:
 def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
     """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids.
 
+    The accumulation follows the batch, whose size may change from step to step. DeepSpeed would find a step's end by
+    counting micro-batches from the engine's first, which comes out wrong after such a change: it is told where it is.
     Gives this rank's mean cross entropy and z-loss, (2,) in fp64; the global norm of the gradient before it was
     clipped; and the seconds of this rank's forward passes.
     """
     forward = Stopwatch(engine.device)
     loss_sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     grad_norm = None
-    for tokens in torch.from_numpy(batch).to(engine.device, non_blocking=True):
+    engine.set_train_batch_size(len(batch) * engine.train_micro_batch_size_per_gpu() * engine.dp_world_size)
+    for at, tokens in enumerate(torch.from_numpy(batch).to(engine.device, non_blocking=True)):
+        is_last = at + 1 == len(batch)
+        engine.set_gradient_accumulation_boundary(is_last)
         with forward.running():
             losses = engine(tokens, loss=True)
         engine.backward(losses.total)
-        if engine.zero_optimization_stage() == 0 and engine.is_gradient_accumulation_boundary():
+        if engine.zero_optimization_stage() == 0 and is_last:
             grad_norm = _grad_norm(engine)  # the engine clips but does not tell
         engine.step()
         loss_sums += torch.stack((losses.cross_entropy, losses.z_loss))

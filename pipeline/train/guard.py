@@ -22,6 +22,7 @@ from typing import Literal
 
 from cluster.world import World
 from data_prep.files import read_record, write_record
+from pipeline.batches import Batches
 from pipeline.config import GuardConfig, RunConfig
 from pipeline.data.order import Order
 from pipeline.data.position import Window
@@ -162,7 +163,7 @@ def act(
     `documents` gives ids by source for steps counted from 1. Raises PipelineError, on all ranks, to give up.
     """
     if world.is_main:
-        record(decision, state, run, order, config.train.global_batch_size, documents, tell)
+        record(decision, state, run, order, config.batches, documents, tell)
     if decision.kind == "give_up":
         raise PipelineError(
             f"run {config.name}: {decision.why}, after {state.rollbacks} rollbacks; the checkpoints before it are "
@@ -175,7 +176,7 @@ def record(
     state: GuardState,
     run: RunFolder,
     order: Order,
-    batch_size: int,
+    batches: Batches,
     documents: Callable[[range], dict[str, list[str]]],
     tell: Callable[..., None],
 ) -> None:
@@ -197,7 +198,7 @@ def record(
     if decision.kind == "hardware":
         write_record(run.guard, replace(state, replay=None))
     elif decision.rolls_back:
-        write_record(run.guard, rolled_back(state, decision, order, batch_size))
+        write_record(run.guard, rolled_back(state, decision, order, batches))
 
 
 SAID = {
@@ -208,13 +209,13 @@ SAID = {
 }
 
 
-def rolled_back(state: GuardState, decision: Decision, order: Order, batch_size: int) -> GuardState:
+def rolled_back(state: GuardState, decision: Decision, order: Order, batches: Batches) -> GuardState:
     """The state that a rollback leaves."""
     after = replace(state, rollbacks=state.rollbacks + 1, replay=None)
     if decision.kind == "replay":
         return replace(after, replay=Replay(first=decision.first, last=decision.last))
-    count = (decision.last + 1 - decision.first) * batch_size
-    return replace(after, skipped=order.skipping((decision.first - 1) * batch_size, count).skipped)
+    first = batches.first(decision.first - 1)
+    return replace(after, skipped=order.skipping(first, batches.first(decision.last) - first).skipped)
 
 
 def set_aside(checkpoints: Path, first: int) -> int:

@@ -32,7 +32,7 @@ from pipeline.train.checkpoint import Checkpoint, Newest, newest_good, read_chec
 from pipeline.train.engine import averaged, from_main, in_world, set_learning_rate, start_engine, train_step
 from pipeline.train.guard import Figures, Guard, act, read_guard, recent_figures
 from pipeline.train.saving import Saver, load
-from pipeline.train.schedule import learning_rate
+from pipeline.train.schedule import learning_rate, progress
 from pipeline.train.stragglers import of_rank, rank_figures
 from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder
@@ -86,7 +86,7 @@ def train_on(
         saver.wait()
     window_steps = config.train.guard.window_steps
     guard = Guard(config.train.guard, state, from_main(lambda: recent_figures(run.metrics, window_steps), world))
-    documents = partial(document_ids, corpus, manifest, order, config.train.global_batch_size)
+    documents = partial(document_ids, corpus, manifest, order, config.batches)
     stop = told(notice, engine, world)  # it may have come while all this was loaded
     with loader_of(config, corpus, manifest, order, world) as loader:
         while step < config.total_steps and not stop:
@@ -136,9 +136,8 @@ def take_step(
 ) -> Taken:
     """One optimizer step over the global batch."""
     began = time.perf_counter()
-    step, batch_size = done + 1, config.train.global_batch_size
-    tokens = batch_size * config.data.sequence_length
-    rate = learning_rate(done * tokens, tokens, config.total_steps, config.train.optimizer.lr, config.train.schedule)
+    step, at = done + 1, progress(config, done)
+    rate = learning_rate(at, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
     batch = loader.batch(done)
     loading_s = time.perf_counter() - began
@@ -150,14 +149,14 @@ def take_step(
     tell(
         "step",
         step=step,
-        tokens=step * tokens,
+        tokens=at.seen + at.step,
         loss=loss,
         **({"z_loss": z_loss} if config.model.z_loss else {}),
         lr=rate,
         grad_norm=grad_norm,
-        batch_digest=order.batch_digest(done, batch_size) if world.is_main else None,
+        batch_digest=order.batch_digest(config.batches.positions(done)) if world.is_main else None,
         step_s=step_s,
-        tokens_per_s=tokens / step_s,
+        tokens_per_s=at.step / step_s,
         **rank_figures([one * world.size for one in own_s], step),
     )
     return Taken(step=step, figures=Figures(loss=loss, grad_norm=grad_norm), stop=stop > 0)
@@ -196,7 +195,7 @@ def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: 
         return None
     path = run.checkpoint(newest.step)
     checkpoint = read_checkpoint(path)
-    expected = order.position(newest.step * config.train.global_batch_size)
+    expected = order.position(config.batches.first(newest.step))
     if (checkpoint.config_digest, checkpoint.position) != (config.digest, expected):
         raise Mistake(f"{path} was made by another config or from another corpus; give this run another name")
     load(engine, path, checkpoint, world)
@@ -213,7 +212,7 @@ def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: 
 
 def describe(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, step: int, world: World) -> Checkpoint:
     """The record of a checkpoint, but for its files."""
-    next_sequence = step * config.train.global_batch_size
+    next_sequence = config.batches.first(step)
     return Checkpoint(
         run=config.name,
         step=step,
@@ -240,6 +239,6 @@ def loader_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order,
         order,
         rank=world.rank,
         world_size=world.size,
-        global_batch_size=config.train.global_batch_size,
+        batches=config.batches,
         micro_batch_size=config.train.micro_batch_size,
     )

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from pipeline.config import ScheduleConfig
+from pipeline.config import RunConfig, ScheduleConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,15 @@ def linear(at: Progress, schedule: ScheduleConfig) -> float:
 SCHEDULES = {"wsd": wsd, "cosine": cosine, "linear": linear}
 
 
-def learning_rate(seen: int, step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """The rate of a step of `step` tokens that `seen` tokens came before, in a run of `total_steps` such steps."""
-    at = Progress(seen=seen, step=step, warmup=schedule.warmup_steps * step, total=total_steps * step)
+def progress(config: RunConfig, done: int) -> Progress:
+    """Where in its run the step stands that comes after `done` steps."""
+    seen, end, warmup, total = (
+        config.batches.first(step) * config.data.sequence_length
+        for step in (done, done + 1, config.train.schedule.warmup_steps, config.total_steps)
+    )
+    return Progress(seen=seen, step=end - seen, warmup=warmup, total=total)
+
+
+def learning_rate(at: Progress, peak: float, schedule: ScheduleConfig) -> float:
+    """The rate of a step."""
     return peak * SCHEDULES[schedule.kind](at, schedule)

@@ -169,6 +169,17 @@ def test_the_table_says_what_would_fit() -> None:
     assert "Nor does another stage" in render(plan_named("7b", gpu="a100-40gb"))
 
 
+def test_batch_warmup_is_planned_in() -> None:
+    """More steps for the same tokens, and a micro-batch that divides all of them."""
+    stage = "train.batch_warmup=[{global_batch_size: 384, tokens: 78_643_200}]"
+    before, after = plan_named("1b"), plan_named("1b", stage)
+    assert after.total_steps == before.total_steps + 25
+    assert after.total_tokens == (100 * 384 + (after.total_steps - 100) * 512) * 2048
+    assert "before that 384 for 100 steps" in " ".join(render(after).split())
+    sizes = ("train.global_batch_size=960", "train.micro_batch_size=20", stage.replace("384", "320"))
+    assert "train.micro_batch_size=10 fits." in render(plan_named("1b", *sizes, gpu="h100"))  # 12 divides 960 only
+
+
 def test_the_record_is_json_with_totals() -> None:
     record = json.loads(json.dumps(record_of(plan_named("7b"))))
     assert record["parameters"]["total"] == 6_738_415_616

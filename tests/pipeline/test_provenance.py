@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
     with Journal(run.metrics) as journal:
         journal.append("start", run="small")
         for step in range(1, 9):
-            journal.append("step", step=step, loss=1.0, batch_digest=order.batch_digest(step - 1, 8))
+            journal.append("step", step=step, loss=1.0, batch_digest=order.batch_digest(range(8 * step - 8, 8 * step)))
     return config_path
 
 

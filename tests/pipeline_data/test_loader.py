@@ -7,9 +7,12 @@ import pytest
 
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard
+from pipeline.batches import Batches, BatchStage
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of
 from tests.train.small_runs import small_corpus
+
+BATCHES = Batches(size=8)
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +21,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
     return folder, small_corpus(folder)
 
 
-def loader(corpus: tuple[Path, Manifest], rank: int, world: int, micro: int) -> Loader:
+def loader(corpus: tuple[Path, Manifest], rank: int, world: int, micro: int, batches: Batches = BATCHES) -> Loader:
     folder, manifest = corpus
     order = order_of(manifest, (0.7, 0.3), seed=1)
-    return Loader(folder, manifest, order, rank=rank, world_size=world, global_batch_size=8, micro_batch_size=micro)
+    return Loader(folder, manifest, order, rank=rank, world_size=world, batches=batches, micro_batch_size=micro)
 
 
 def sequences(corpus: tuple[Path, Manifest], order: Order, positions: np.ndarray) -> np.ndarray:
@@ -45,6 +48,18 @@ def test_each_world_reads_the_same_global_batches(corpus: tuple[Path, Manifest],
         # (rank, accumulation, micro) -> the order of positions: accumulation, rank, micro
         batch = np.stack(parts, axis=1).reshape(8, 64)
         assert (batch == sequences(corpus, order, np.arange(step * 8, step * 8 + 8))).all()
+    for one in loaders:
+        one.close()
+
+
+def test_batches_grow_and_each_rank_follows(corpus: tuple[Path, Manifest]) -> None:
+    """Also within the steps that are located at once, and when a run begins behind the first stage."""
+    order = order_of(corpus[1], (0.7, 0.3), seed=1)
+    batches = Batches(size=16, stages=(BatchStage(steps=3, size=4), BatchStage(steps=70, size=8)))
+    loaders = [loader(corpus, rank, 2, 2, batches) for rank in range(2)]
+    for step, first, size in [(2, 8, 4), (3, 12, 8), (4, 20, 8), (72, 564, 8), (73, 572, 16), (0, 0, 4), (90, 844, 16)]:
+        batch = np.stack([one.batch(step) for one in loaders], axis=1).reshape(-1, 64)
+        assert (batch == sequences(corpus, order, np.arange(first, first + size))).all()
     for one in loaders:
         one.close()
 

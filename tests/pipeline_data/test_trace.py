@@ -17,6 +17,7 @@ from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name
 from data_prep.shard_table import Shards, shards_of
 from data_prep.shards import open_shard, read_sidecar
 from data_prep.small import write_small_corpus
+from pipeline.batches import Batches
 from pipeline.data import trace
 from pipeline.data.order import Order, order_of
 from pipeline.data.trace import (
@@ -31,6 +32,7 @@ from pipeline.errors import PipelineError
 from tests.train.small_runs import sentences
 
 LENGTH, BATCH, STEPS = 32, 8, 30
+BATCHES = Batches(size=BATCH)
 LONG = "the water of the mill " * 90
 """A document of many rows and several shards."""
 
@@ -78,7 +80,7 @@ def test_a_step_is_made_of_the_documents_it_says(corpus: tuple[Path, Manifest, O
     texts = {("prose", key): words for key, words in [*sentences("prose", 60), ("long", LONG), ("both", "in prose")]}
     texts |= {("code", key): words for key, words in [*sentences("code", 12), ("both", "in code"), ("", "no name")]}
     for step in (1, 2, STEPS):
-        visits = documents_of_step(folder, manifest, order, BATCH, step)
+        visits = documents_of_step(folder, manifest, order, BATCHES, step)
         ids = order.locate(np.arange((step - 1) * BATCH, step * BATCH))
         assert sorted({visit.position for visit in visits}) == list(range((step - 1) * BATCH, step * BATCH))
         by_position = defaultdict(list)
@@ -127,7 +129,7 @@ def test_where_is_the_inverse_of_trace(corpus: tuple[Path, Manifest, Order]) -> 
     folder, manifest, order = corpus
     seen = defaultdict(list)
     for step in range(1, STEPS + 1):
-        for visit in documents_of_step(folder, manifest, order, BATCH, step):
+        for visit in documents_of_step(folder, manifest, order, BATCHES, step):
             seen[visit.part.source, visit.part.id].append(visit)
     documents = {("prose", key) for key, _ in sentences("prose", 60)} | {
         ("code", key) for key, _ in sentences("code", 12)
@@ -142,7 +144,7 @@ def test_where_is_the_inverse_of_trace(corpus: tuple[Path, Manifest, Order]) -> 
     }
     assert set(seen) <= documents
     for source, document_id in documents:
-        found = steps_of_document(folder, manifest, order, BATCH, source, document_id, STEPS)
+        found = steps_of_document(folder, manifest, order, BATCHES, source, document_id, STEPS)
         assert found is not None
         assert sorted(found, key=repr) == sorted(seen[source, document_id], key=repr)
     assert max(visit.epoch for visits in seen.values() for visit in visits) >= 2, "several epochs were looked at"
@@ -152,8 +154,8 @@ def test_where_is_the_inverse_of_trace(corpus: tuple[Path, Manifest, Order]) -> 
 def test_what_is_not_there_is_not_found(corpus: tuple[Path, Manifest, Order]) -> None:
     folder, manifest, order = corpus
     for document_id in ("nobody", "kept", "prose", "code0"):
-        assert steps_of_document(folder, manifest, order, BATCH, "prose", document_id, STEPS) is None
-    assert steps_of_document(folder, manifest, order, BATCH, "prose", "long", 0) == ()
+        assert steps_of_document(folder, manifest, order, BATCHES, "prose", document_id, STEPS) is None
+    assert steps_of_document(folder, manifest, order, BATCHES, "prose", "long", 0) == ()
     assert is_held_out(folder, manifest, "prose", "kept")
     assert not is_held_out(folder, manifest, "code", "kept")
     assert not is_held_out(folder, manifest, "prose", "long")
@@ -205,12 +207,12 @@ def test_a_changed_sidecar_is_named(corpus: tuple[Path, Manifest, Order]) -> Non
     records = [replace(shard, docs_sha256="0" * 64) for shard in manifest.shards]
     changed = replace(manifest, shards=shards_of(records, manifest.shards.sources))
     with pytest.raises(PipelineError, match=r"prose-\d+\.docs\.parquet"):
-        steps_of_document(folder, changed, order, BATCH, "prose", "long", STEPS)
+        steps_of_document(folder, changed, order, BATCHES, "prose", "long", STEPS)
     with pytest.raises(PipelineError, match=r"docs\.parquet"):
-        documents_of_step(folder, changed, order, BATCH, 1)
+        documents_of_step(folder, changed, order, BATCHES, 1)
     other_cells = replace(manifest, sources=tuple(replace(one, cells_sha256="0" * 64) for one in manifest.sources))
     with pytest.raises(PipelineError, match=r"prose\.cells\.npy"):
-        steps_of_document(folder, other_cells, order, BATCH, "prose", "long", STEPS)
+        steps_of_document(folder, other_cells, order, BATCHES, "prose", "long", STEPS)
 
 
 def test_no_scan_at_a_million_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +235,7 @@ def test_no_scan_at_a_million_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trace.pq, "ParquetFile", counting_file)
     monkeypatch.setattr(Shards, "__getitem__", counting_get)
     until_step = 2 * manifest.sources[0].num_sequences // BIG_BATCH
-    visits = steps_of_document(tmp_path, manifest, order, BIG_BATCH, "web", DOCUMENT, until_step)
+    visits = steps_of_document(tmp_path, manifest, order, Batches(size=BIG_BATCH), "web", DOCUMENT, until_step)
     assert visits is not None
     assert [visit.epoch for visit in visits] == [0, 1]
     assert opened == [sidecar_name(visits[0].part.shard)]
@@ -241,7 +243,7 @@ def test_no_scan_at_a_million_shards(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     opened.clear()
     made.clear()
-    visits = documents_of_step(tmp_path, manifest, order, BIG_BATCH, STEP)
+    visits = documents_of_step(tmp_path, manifest, order, Batches(size=BIG_BATCH), STEP)
     assert len({visit.position for visit in visits}) == BIG_BATCH
     assert len(opened) == len({visit.part.shard for visit in visits}) <= 2
     assert len(made) <= 3

@@ -164,7 +164,7 @@ def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
                 config,
                 RunFolder(path=tmp_path),
                 an_order(config, manifest),
-                lambda steps: document_ids(corpus, manifest, an_order(config, manifest), 8, steps),
+                lambda steps: document_ids(corpus, manifest, an_order(config, manifest), config.batches, steps),
                 World(rank=rank, size=2, local_rank=rank, local_size=2, master_addr="127.0.0.1", master_port=1),
                 lambda kind, **figures: told.append(figures),
             )
@@ -230,10 +230,11 @@ def test_bad_data_is_replayed_then_left_out_and_every_later_start_leaves_it_out_
 
     assert guard_lines(run) == [("replay", BAD_STEP, BAD_STEP), ("skip", BAD_STEP, BAD_STEP)]
     lines = [line for line in read_journal(run / "metrics.jsonl") if line["kind"] == "guard"]
-    assert lines[1]["documents"] == document_ids(corpus, manifest, order, 8, [BAD_STEP])
+    assert lines[1]["documents"] == document_ids(corpus, manifest, order, config.batches, [BAD_STEP])
     shifted = order.skipping((BAD_STEP - 1) * 8, 8)
-    expected = [order.batch_digest(step if step < BAD_STEP - 1 else step + 1, 8) for step in range(STEPS)]
-    assert digests(run) == [shifted.batch_digest(step, 8) for step in range(STEPS)] == expected
+    steps = [config.batches.positions(step) for step in range(STEPS + 1)]
+    expected = [order.batch_digest(step) for at, step in enumerate(steps) if at != BAD_STEP - 1]
+    assert digests(run) == [shifted.batch_digest(step) for step in steps[:-1]] == expected
     assert read_checkpoint(run / "checkpoints/step-00000010").position.skipped == ()
     assert read_checkpoint(run / "checkpoints/step-00000015").position.skipped == shifted.skipped
 

@@ -7,14 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ScheduleConfig
-from pipeline.train.schedule import learning_rate
+from pipeline.train.schedule import Progress, learning_rate
 
 KINDS = ("wsd", "cosine", "linear")
 STEP_TOKENS = 4096
 
 
 def rates_of(total: int, peak: float, schedule: ScheduleConfig, step_tokens: int = STEP_TOKENS) -> list[float]:
-    return [learning_rate(step * step_tokens, step_tokens, total, peak, schedule) for step in range(total)]
+    return [rate_at(step * step_tokens, step_tokens, total, peak, schedule) for step in range(total)]
+
+
+def rate_at(seen: int, step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
+    """In a run of equal steps of `step` tokens."""
+    at = Progress(seen=seen, step=step, warmup=schedule.warmup_steps * step, total=total_steps * step)
+    return learning_rate(at, peak, schedule)
 
 
 @given(
@@ -49,7 +55,7 @@ def test_cosine_ends_at_its_floor() -> None:
     rates = rates_of(100, 1.0, schedule)
     assert rates[2] == pytest.approx(1.0)
     assert rates[51] == pytest.approx(0.55)
-    assert learning_rate(100 * STEP_TOKENS, STEP_TOKENS, 100, 1.0, schedule) == pytest.approx(0.1)
+    assert rate_at(100 * STEP_TOKENS, STEP_TOKENS, 100, 1.0, schedule) == pytest.approx(0.1)
 
 
 def test_linear_falls_by_the_same_amount_each_step() -> None:
@@ -65,6 +71,4 @@ def test_the_rate_at_some_tokens_does_not_depend_on_the_batch(kind: str, at: int
     small = ScheduleConfig(kind=kind, warmup_steps=8 * 2)  # type: ignore[arg-type]
     large = ScheduleConfig(kind=kind, warmup_steps=8 * 2 // factor)  # type: ignore[arg-type]
     seen = max(at // factor, 16 // factor) * factor * 64
-    assert learning_rate(seen, 64, 200 * factor, 1.0, small) == pytest.approx(
-        learning_rate(seen, 64 * factor, 200, 1.0, large)
-    )
+    assert rate_at(seen, 64, 200 * factor, 1.0, small) == pytest.approx(rate_at(seen, 64 * factor, 200, 1.0, large))

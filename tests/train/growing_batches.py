@@ -1,0 +1,78 @@
+"""One rank of two that trains on batches of changing size, as the test starts it: growing_batches.py OUT.
+
+Writes losses and gradient norms of each step, at every ZeRO stage, and of the same steps by torch alone on one rank.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cluster.world import World, world_from_env
+from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
+from pipeline.model.decoder import build
+from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.optim import optimizer_of
+
+ACCUMULATIONS = (1, 1, 1, 3, 3, 4, 2, 1, 4)
+"""Three, then nine micro-batches before the first step of four: whoever counts on from the first finds it elsewhere."""
+MODEL = ModelConfig(layers=2, width=32, heads=4, kv_heads=2)
+RATE, RANKS = 1e-2, 2
+
+
+def train_config(stage: int) -> TrainConfig:
+    return TrainConfig(
+        tokens=1,
+        global_batch_size=16,
+        micro_batch_size=2,
+        optimizer=OptimizerConfig(lr=RATE),
+        zero=ZeroConfig(stage=stage),  # type: ignore[arg-type]
+        precision="fp32",
+    )
+
+
+def micro_batches(step: int, rank: int) -> np.ndarray:
+    return np.random.default_rng([step, rank]).integers(0, 97, (ACCUMULATIONS[step], 2, 32))
+
+
+def by_deepspeed(stage: int, world: World) -> list[list[float]]:
+    engine, figures = start_engine(build(MODEL, 97, 0, seed=0), train_config(stage), world), []
+    for step in range(len(ACCUMULATIONS)):
+        set_learning_rate(engine, RATE)
+        losses, norm, _ = train_step(engine, micro_batches(step, world.rank))
+        figures.append([*averaged(losses, world), norm])
+    assert engine.global_steps == len(ACCUMULATIONS)
+    return figures
+
+
+def by_torch() -> list[list[float]]:
+    model, figures = build(MODEL, 97, 0, seed=0), []
+    optimizer: Any = optimizer_of(model, train_config(0).optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = RATE
+    for step in range(len(ACCUMULATIONS)):
+        batch = np.concatenate([micro_batches(step, rank) for rank in range(RANKS)])
+        losses = [model(torch.from_numpy(tokens), loss=True) for tokens in batch]
+        torch.stack([one.total for one in losses]).mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        mean = torch.stack([one.cross_entropy.detach() for one in losses]).mean()
+        figures.append([float(mean), 0.0, float(norm)])
+    return figures
+
+
+def main(out: str) -> None:
+    world = world_from_env(os.environ)
+    join_world(world)
+    figures = {f"stage {stage}": by_deepspeed(stage, world) for stage in range(4)}
+    if world.is_main:
+        Path(out).write_text(json.dumps({**figures, "torch": by_torch()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
