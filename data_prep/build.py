@@ -17,6 +17,7 @@ from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name
 from data_prep.plan import DROPPED_NAME, find_corpus, is_complete, make_plan
 from data_prep.report import write_report
 from data_prep.stages import Progress, Stages
+from data_prep.weights import mean_weights
 from data_prep.work import distrust_after_restart, tidy
 
 KEPT_STAGES = ("refine", "read", "tokenizer", "encode")
@@ -71,7 +72,8 @@ def _build(stages: Stages, *, keep_dropped: bool) -> None:
     manifest = build_corpus(stages, chosen)
     if keep_dropped:
         write_dropped_documents(stages, chosen)
-    write_report(folder, manifest, {source.name: source.weight for source in config.sources})
+    weights = mean_weights([source.weight for source in config.sources])
+    write_report(folder, manifest, dict(zip((source.name for source in config.sources), weights, strict=True)))
     _remove_strangers(folder, manifest)
     write_manifest(folder, manifest)
     tidy(stages.plan.work, {name for name in stages.used if name.partition("/")[0] in KEPT_STAGES})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data_prep.errors import DataMistake
+from data_prep.weights import Weight, problem_of
 
 CONFIG = {"extra": "forbid"}
 RULE_SET_NAMES = ("none", "prose", "code", "gopher", "c4", "fineweb")
@@ -44,8 +45,9 @@ class SourceConfig:
     """Lower-case letters, digits and hyphens; names the source's shards."""
     path: str
     """A file, a folder or a glob (`**` crosses folders) on any fsspec URL."""
-    weight: float = 1.0
-    """The source's share of the training sequences, relative to the other sources' weights."""
+    weight: Weight = 1.0
+    """The source's share of the training sequences, relative to the other sources' weights. It may change over the run:
+    `[{start: 0, weight: 0.7}, {start: 0.8, weight: 0.2}]`, `start` being a share of the run's sequences."""
     rules: str | tuple[str | dict[str, str | int | float], ...] = "none"
     """What documents must pass: `none`, `prose`, `code`, `gopher`, `c4` or `fineweb`; or a list of rules with
     thresholds of your own, `[{rule: gopher_quality, min_words: 30}, c4]`. docs/data.md says what each drops."""
@@ -170,6 +172,8 @@ def check_config(config: CorpusConfig, name: str) -> None:
         _check_source(source, f"sources.{place}")
         if source.name in names[:place]:
             raise DataMistake(f"sources.{place}.name: {source.name!r} is there twice; give each source its own name")
+    if problem := problem_of([source.weight for source in config.sources]):
+        raise DataMistake(problem)
     if (config.tokenizer.path is None) == (config.tokenizer.train is None):
         raise DataMistake("tokenizer: give exactly one of tokenizer.path and tokenizer.train")
     if not 0 <= config.heldout.fraction < 1:
@@ -222,8 +226,6 @@ def _check_source(source: SourceConfig, where: str) -> None:
             raise DataMistake(f"{where}.pii.phone_regions: {region!r} is no country code; give ones such as US or DE")
     if source.line_dedup is not None and source.line_dedup.min_characters < 1:
         raise DataMistake(f"{where}.line_dedup.min_characters: {source.line_dedup.min_characters} is not 1 or more")
-    if not 0 < source.weight < float("inf"):
-        raise DataMistake(f"{where}.weight: {source.weight} is not a positive number")
 
 
 def _check_rules(source: SourceConfig, where: str) -> None:

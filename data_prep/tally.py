@@ -13,6 +13,7 @@ from data_prep.plan import Plan
 from data_prep.shard_table import shards_of
 from data_prep.shards import sequences_per_shard
 from data_prep.tokenizer import TokenizerFacts
+from data_prep.weights import mean_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +72,10 @@ def check_kept(tallies: Sequence[Tally]) -> None:
 def sample_limits(config: CorpusConfig, tallies: Sequence[Tally]) -> list[int]:
     """The largest sample key of each source that is looked at, so that its share of `sample_bytes` is about met."""
     assert config.tokenizer.train is not None
-    weights = sum(source.weight for source in config.sources)
+    weights = mean_weights([source.weight for source in config.sources])
     limits = []
-    for source, one in zip(config.sources, tallies, strict=True):
-        share_bytes = int(config.tokenizer.train.sample_bytes * source.weight / weights)
+    for weight, one in zip(weights, tallies, strict=True):
+        share_bytes = int(config.tokenizer.train.sample_bytes * weight / sum(weights))
         limits.append(min(2**64 - 1, share_bytes * 2**64 // one.text_bytes))
     return limits
 

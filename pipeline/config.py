@@ -20,6 +20,7 @@ from typing import Any, Literal
 from cluster.config import ClusterConfig
 from data_prep.config import CorpusConfig
 from data_prep.files import digest, plain
+from data_prep.weights import BLOCK, first_blocks, mixes, problem_of
 from pipeline.batches import Batches, BatchStage
 from pipeline.errors import Mistake
 from pipeline.promote.config import PromoteConfig
@@ -330,7 +331,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         config = TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
-        raise Mistake(f"{path}: {_first_problem(error.errors()[0])}") from None
+        raise Mistake(f"{path}: {_first_problem(error.errors())}") from None
     check(config)
     return config
 
@@ -345,11 +346,8 @@ def check(config: RunConfig) -> None:
         )
     if not config.data.sources:
         raise Mistake("data.sources: give at least one source")
-    for at, source in enumerate(config.data.sources):
-        if source.weight <= 0:
-            raise Mistake(
-                f"data.sources.{at}.weight: {source.weight} must be more than 0; leave the source out instead"
-            )
+    if problem := problem_of([source.weight for source in config.data.sources]):
+        raise Mistake(f"data.{problem}")
     for key in ("tokens", "global_batch_size", "micro_batch_size"):
         _positive(f"train.{key}", getattr(config.train, key))
     _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
@@ -357,6 +355,7 @@ def check(config: RunConfig) -> None:
     _positive("data.sequence_length", config.data.sequence_length)
     check_model(config.model)
     check_batch_warmup(config)
+    check_weight_stages(config)
     schedule = config.train.schedule
     if not 0 <= schedule.decay_fraction <= 1:
         raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
@@ -473,6 +472,19 @@ def check_batch_warmup(config: RunConfig) -> None:
         )
 
 
+def check_weight_stages(config: RunConfig) -> None:
+    """Raises Mistake if a stage of the sources' weights is lost when it is rounded to whole blocks of the mixture."""
+    num_sequences = config.batches.first(config.total_steps)
+    stages = mixes([source.weight for source in config.data.sources])
+    ends = [*first_blocks(stages, num_sequences)[1:], -(-num_sequences // BLOCK)]
+    for mix, first, end in zip(stages, first_blocks(stages, num_sequences), ends, strict=True):
+        if first >= end:
+            raise Mistake(
+                f"data.sources: the weights that begin at {mix.start} do not hold for one block of {BLOCK} sequences, "
+                f"and the run has {num_sequences} sequences; move the stages apart or raise train.tokens"
+            )
+
+
 def changed_keys(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ, as `key: before -> after`, for two trees of plain values."""
     flat_before, flat_after = dict(_flat(before)), dict(_flat(after))
@@ -531,11 +543,22 @@ def _index(items: list[Any], text: str, key: str) -> int:
     return int(text)
 
 
-def _first_problem(error: Any) -> str:
-    """One line about pydantic's first complaint: the key, what is wrong, and the nearest key where one is unknown."""
-    location = [str(part) for part in error["loc"]]
+UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+"""What pydantic calls it."""
+
+
+def _first_problem(errors: Sequence[Any]) -> str:
+    """One line about pydantic's first complaint: the key, what is wrong, and the nearest key where one is unknown.
+
+    About a value that may have one of several types it complains once for each: the complaint that goes deepest is that
+    of the type that was meant.
+    """
+    first = _keys(errors[0]["loc"])
+    same = (one for one in errors if _keys(one["loc"])[: len(first)] == first)
+    error = max(same, key=lambda one: (len(one["loc"]), one["type"] in UNKNOWN_KEY))
+    location = _keys(error["loc"])
     key = ".".join(location)
-    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+    if error["type"] in UNKNOWN_KEY:
         known = _known_keys(RunConfig, location[:-1])
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
@@ -558,8 +581,32 @@ def _known_keys(cls: type, location: Sequence[str]) -> list[str]:
     return _fields(node)
 
 
+def _keys(location: Sequence[str | int]) -> list[str]:
+    """Where a value stands in the tree: pydantic's location without the types that it names behind the key of a value
+    that may have several."""
+    keys: list[str] = []
+    node: Any = RunConfig
+    several = False
+    for part in map(str, location):
+        if several:
+            several = False
+            continue
+        keys.append(part)
+        if not part.isdigit() and dataclasses.is_dataclass(node) and part in typing.get_type_hints(node):
+            hint = typing.get_type_hints(node)[part]
+            several = len([one for one in _arms(hint) if one is not types.NoneType]) > 1
+            node = _dataclass_inside(hint)
+    return keys
+
+
+def _arms(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
 def _dataclass_inside(hint: Any) -> Any:
-    """`tuple[Source, ...]` -> Source, `Promote | None` -> Promote."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union, tuple):
-        return next(part for part in typing.get_args(hint) if dataclasses.is_dataclass(part))
-    return hint
+    """`tuple[Source, ...]` -> Source, `Promote | None` -> Promote; the hint itself if there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    inside = (_dataclass_inside(part) for part in typing.get_args(hint))
+    return next((part for part in inside if dataclasses.is_dataclass(part)), hint)

@@ -7,7 +7,7 @@ from typing import Any
 
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
-from pipeline.data.order import Order, order_of
+from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import Visit, documents_of_step, is_held_out, steps_of_document
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import read_from, read_journal, unbroken
@@ -93,9 +93,7 @@ def order_of_run(config: RunConfig, workspace: Workspace) -> tuple[Path, Manifes
     """The corpus that a run is pinned to, or would be, and the order in which it trains on it, without what the run's
     guard has left out."""
     corpus, manifest = begin(config, workspace, write=False)
-    weights = tuple(source.weight for source in config.data.sources)
-    skipped = read_guard(workspace.run(config.name).guard).skipped
-    return corpus, manifest, order_of(manifest, weights, config.train.seed, skipped)
+    return corpus, manifest, order_of_config(config, manifest, read_guard(workspace.run(config.name).guard).skipped)
 
 
 def steps_done(journal: Path) -> int:

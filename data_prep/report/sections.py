@@ -438,8 +438,9 @@ def mixture(corpus: Corpus) -> Html | None:
     heads = ("source", "of training", "of tokens", "of documents", "repeats after")
     return _section(
         "Mixture",
-        "A source's weight is its share of the training sequences, whatever its size; a source that is used up begins"
-        " again. Repeating text up to about 4 times costs little (Muennighoff et al. 2023, arXiv 2305.16264).",
+        "A source's weight is its share of the training sequences, whatever its size: its share of a whole run, if it"
+        " changes. A source that is used up begins again. Repeating text up to about 4 times costs little (Muennighoff"
+        " et al. 2023, arXiv 2305.16264).",
         table("Shares by source", heads, rows),
         _epoch_table(corpus),
     )

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from data_prep.files import canonical_json
 from data_prep.manifest import Manifest
-from pipeline.data.mixture import BLOCK, Mixture
+from data_prep.weights import BLOCK, first_blocks, mixes
+from pipeline.config import RunConfig
+from pipeline.data.mixture import Change, Mixture
 from pipeline.data.permutation import U64, key_of, permute
 from pipeline.data.position import ORDER_VERSION, Position, Window
 
@@ -134,14 +136,14 @@ class Order:
 
     def positions_of(self, ids: SequenceIds, epoch: int) -> NDArray[np.int64]:
         """The inverse of `locate`: the global positions of these sequences in an epoch, which each source counts for
-        itself from 0; -1 for a visit that is skipped."""
+        itself from 0; -1 for a visit that is skipped, or that the source's weights never come to."""
         source, shard, row = (part.astype(np.uint64) for part in (ids.source, ids.shard, ids.row))
         own_position = np.zeros_like(source)
         for at, order in enumerate(self.sources):
             here = source == at
             if here.any():
                 own_position[here] = order.position_of(shard[here], row[here], epoch)
-        return self.positions_at(self.mixture.position_of(source, own_position).astype(np.int64))
+        return self.positions_at(self.mixture.position_of(source, own_position))
 
     def epoch_of(self, position: NDArray[np.int64]) -> NDArray[np.int64]:
         """The epoch, of its source, in which each global position stands."""
@@ -152,8 +154,8 @@ class Order:
     def epochs_before(self, source: int, position: int) -> int:
         """A bound on the epochs of a source that begin before a global position: those of whole mixture blocks."""
         place = int(self.places(np.asarray([position]))[0])
-        in_blocks = -(-place // BLOCK) * self.mixture.quotas[source]
-        return -(-in_blocks // self.sources[source].num_sequences)
+        given = self.mixture.given_before(source, -(-place // BLOCK))
+        return -(-given // self.sources[source].num_sequences)
 
     def batch_digest(self, positions: range) -> str:
         """Digest of one step's sequences: two runs saw the same data if and only if these agree at each step."""
@@ -187,7 +189,21 @@ def joined(windows: Sequence[Window]) -> tuple[Window, ...]:
     return tuple(kept)
 
 
-def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int, skipped: tuple[Window, ...] = ()) -> Order:
+def order_of_config(config: RunConfig, manifest: Manifest, skipped: tuple[Window, ...] = ()) -> Order:
+    """The order in which a run trains on a corpus. Weights change at the blocks nearest to where the config says."""
+    first, *later = mixes([source.weight for source in config.data.sources])
+    blocks = first_blocks(later, config.batches.first(config.total_steps))
+    changes = tuple(Change(first_block=block, weights=mix.weights) for block, mix in zip(blocks, later, strict=True))
+    return order_of(manifest, first.weights, config.train.seed, skipped, changes)
+
+
+def order_of(
+    manifest: Manifest,
+    weights: tuple[float, ...],
+    seed: int,
+    skipped: tuple[Window, ...] = (),
+    changes: tuple[Change, ...] = (),
+) -> Order:
     """The order that trains on a corpus with the given source weights (in the manifest's order of sources)."""
     sources = tuple(
         SourceOrder(
@@ -200,7 +216,7 @@ def order_of(manifest: Manifest, weights: tuple[float, ...], seed: int, skipped:
     return Order(
         manifest_digest=manifest.digest,
         seed=seed,
-        mixture=Mixture(weights=weights, key=int(key_of(seed)[0])),
+        mixture=Mixture(weights=weights, key=int(key_of(seed)[0]), changes=changes),
         sources=sources,
         skipped=skipped,
     )

@@ -24,7 +24,7 @@ from cluster.world import World
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
 from pipeline.data.loader import Loader
-from pipeline.data.order import Order, order_of
+from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import document_ids
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
@@ -70,8 +70,7 @@ def train_on(
     """From the newest good checkpoint to the last step; gives False if a bad step came, and all is ready to begin
     again from behind it."""
     state = from_main(lambda: read_guard(run.guard), world)
-    weights = tuple(source.weight for source in config.data.sources)
-    order = order_of(manifest, weights, config.train.seed, state.skipped)
+    order = order_of_config(config, manifest, state.skipped)
 
     def commit(step: int) -> None:
         saver.save(describe(config, corpus, manifest, order, step, world))

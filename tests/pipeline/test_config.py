@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 import yaml
 
+from data_prep.manifest import read_manifest
 from pipeline.config import changed_keys, load_config, weight_shaping
+from pipeline.data.mixture import Change
+from pipeline.data.order import order_of_config
 from pipeline.errors import Mistake
-from tests.train.small_runs import config_tree
+from tests.train.small_runs import config_tree, small_corpus
 
 
 def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
@@ -42,6 +45,18 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("workspace=s3://bucket/x", r"s3://bucket/x is remote"),
         ("name=../escape", r"name: '../escape' must be"),
         ("data.sources.0.weight=0", r"data.sources.0.weight: 0.0 must be more than 0"),
+        ("data.sources.0.weight=heavy", r"data.sources.0.weight: .* valid number.*'heavy'"),
+        (
+            "data.sources.0.weight=[{start: 0, wieght: 1}]",
+            r"data.sources.0.weight.0.wieght: unknown key; did you mean 'weight'",
+        ),
+        ("data.sources.0.weight=[{start: 0}]", r"data.sources.0.weight.0.weight: missing; add it"),
+        ("data.sources.0.weight=[{start: 0, weight: x}]", r"data.sources.0.weight.0.weight: .*'x'"),
+        ("data.sources.0.weight=[{start: 0.5, weight: 1}]", r"data.sources.0.weight.0.start: 0.5 must be 0"),
+        (
+            "data.sources.0.weight=[{start: 0, weight: 1}, {start: 0.8, weight: 2}]",
+            r"the weights that begin at 0.0 do not hold for one block of 4096 sequences, and the run has 80",
+        ),
         ("noequals", r"'noequals' is not of the form section.key=value"),
         ("train.tokens.deep=1", r"'tokens' holds 5120, which has no keys"),
         ("promote.alias=x", r"promote.model: missing"),
@@ -106,6 +121,24 @@ def test_digest_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
         "train.tokens=9999",
     ):
         assert load(tmp_path, None, other).digest != base.digest, other
+
+
+def test_weights_change_in_stages(tmp_path: Path) -> None:
+    """The run's 12,800 sequences are 4 blocks, the last not whole: at 0.6 the nearest begins at 8,192."""
+    staged = "data.sources.1.weight=[{start: 0, weight: 0}, {start: 0.6, weight: 0.3}]"
+    long = f"train.tokens={12_800 * 64}"
+    config = load(tmp_path, None, staged, long)
+    order = order_of_config(config, small_corpus(tmp_path / "corpus"))
+    assert order.mixture.weights == (0.7, 0.0)
+    assert order.mixture.changes == (Change(first_block=2, weights=(0.7, 0.3)),)
+    assert config.digest != load(tmp_path, None, long).digest
+    assert order_of_config(load(tmp_path, None, long), read_manifest(tmp_path / "corpus")).mixture.changes == ()
+
+
+def test_a_constant_weight_is_digested_as_the_number_that_it_is(tmp_path: Path) -> None:
+    """A golden value: runs that began before weights could change go on."""
+    tree = config_tree(Path("ws"), steps=10, every_steps=5)
+    assert load(tmp_path, tree).digest == ("2d4c03125593a501fc7fa8d81287dd3618c42804deb1568c8b19f7b6deb64a2b")
 
 
 def test_changed_keys_are_named(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Promise 2: which sequences make up a step is arithmetic, the same for every world, and no sequence is lost or
 repeated."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data.mixture import BLOCK, Mixture, quotas
-from pipeline.data.order import Order, SourceOrder, rank_positions
+from data_prep.weights import BLOCK
+from pipeline.data.mixture import Change, Mixture, quotas
+from pipeline.data.order import Order, SequenceIds, SourceOrder, rank_positions
 from pipeline.data.permutation import key_of, permute
 
 WEIGHTS = st.lists(st.floats(0.001, 1000), min_size=1, max_size=8).map(tuple)
@@ -63,6 +65,7 @@ def test_quotas_fill_a_block_and_follow_the_weights(weights: tuple[float, ...]) 
     counts = quotas(weights)
     assert sum(counts) == BLOCK
     assert min(counts) >= 1
+    assert quotas((0.0, *weights, 0.0)) == (0, *counts, 0)
     for weight, count in zip(weights, counts, strict=True):
         assert abs(count - weight / sum(weights) * BLOCK) <= len(weights)
 
@@ -73,6 +76,100 @@ def test_mixture_hands_each_source_its_own_positions_in_full(weights: tuple[floa
     source, own = Mixture(weights=weights, key=seed).locate(np.arange(2 * BLOCK, dtype=np.uint64))
     for at in range(len(weights)):
         assert sorted(own[source == at]) == list(range(int((source == at).sum())))
+
+
+def counted(mixture: Mixture, stages: list[tuple[int, tuple[float, ...]]]) -> tuple[np.ndarray, np.ndarray]:
+    """The plain way, over (blocks, weights) stages: each source's sequences one after another, block by block."""
+    given = np.zeros(len(mixture.weights), dtype=np.uint64)
+    sources, own = [], []
+    for block, weights in enumerate(weights for blocks, weights in stages for _ in range(blocks)):
+        counts = np.asarray(quotas(weights), dtype=np.uint64)
+        source = np.repeat(np.arange(len(counts), dtype=np.uint64), counts.astype(np.int64))
+        place = np.arange(BLOCK, dtype=np.uint64)
+        at = permute(place, BLOCK, key_of(mixture.key, block))
+        sources.append(source[at])
+        own.append((given[source] + place - (np.cumsum(counts) - counts)[source])[at])
+        given += counts
+    return np.concatenate(sources), np.concatenate(own)
+
+
+@st.composite
+def staged(draw: st.DrawFn) -> tuple[Mixture, list[tuple[int, tuple[float, ...]]]]:
+    """A mixture with up to four stages, in which some weights are 0, and its stages as (blocks, weights)."""
+    num_sources = draw(st.integers(1, 5))
+    weight = st.just(0.0) | st.floats(0.001, 1000)
+    weights = st.lists(weight, min_size=num_sources, max_size=num_sources).filter(any).map(tuple)
+    stages = draw(st.lists(st.tuples(st.integers(1, 3), weights), min_size=1, max_size=4))
+    starts = np.cumsum([blocks for blocks, _ in stages]).tolist()
+    changes = tuple(Change(first_block=start, weights=one) for start, (_, one) in zip(starts, stages[1:], strict=False))
+    return Mixture(weights=stages[0][1], key=draw(st.integers(0, 2**32)), changes=changes), stages
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixture_and_stages=staged())
+def test_weights_that_change_are_what_counting_along_would_give(
+    mixture_and_stages: tuple[Mixture, list[tuple[int, tuple[float, ...]]]],
+) -> None:
+    mixture, stages = mixture_and_stages
+    source, own = counted(mixture, stages)
+    position = np.arange(len(source), dtype=np.uint64)
+    found_source, found_own = mixture.locate(position)
+    assert (found_source == source).all()
+    assert (found_own == own).all()
+    assert (mixture.position_of(source, own) == position).all()
+    for at in range(len(mixture.weights)):
+        for block in range(len(source) // BLOCK + 1):
+            assert mixture.given_before(at, block) == (source[: block * BLOCK] == at).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(mixture_and_stages=staged(), first=st.integers(0, 2**44))
+def test_the_last_weights_hold_for_ever(
+    mixture_and_stages: tuple[Mixture, list[tuple[int, tuple[float, ...]]]], first: int
+) -> None:
+    mixture, _ = mixture_and_stages
+    position = np.arange(first, first + BLOCK, dtype=np.uint64)
+    assert (mixture.position_of(*mixture.locate(position)) == position).all()
+
+
+def test_weights_that_do_not_change_give_the_order_of_a_mixture_without_stages() -> None:
+    position = np.arange(3 * BLOCK, dtype=np.uint64)
+    plain = Mixture(weights=(0.3, 0.7), key=3)
+    same = Mixture(weights=(0.3, 0.7), key=3, changes=(Change(first_block=2, weights=(0.3, 0.7)),))
+    other = Mixture(weights=(0.3, 0.7), key=3, changes=(Change(first_block=2, weights=(0.7, 0.3)),))
+    for found, expected, before in zip(
+        plain.locate(position), same.locate(position), other.locate(position), strict=True
+    ):
+        assert (found == expected).all()
+        assert (found[: 2 * BLOCK] == before[: 2 * BLOCK]).all()
+        assert (found[2 * BLOCK :] != before[2 * BLOCK :]).any()
+
+
+def test_a_source_that_leaves_for_good_stands_nowhere_after_its_last() -> None:
+    mixture = Mixture(weights=(0.25, 0.75), key=1, changes=(Change(first_block=2, weights=(0.0, 1.0)),))
+    given = mixture.given_before(0, 2)
+    assert given == mixture.given_before(0, 10**6) == 2 * BLOCK // 4
+    own = np.asarray([given - 1, given, 10**12], dtype=np.uint64)
+    found = mixture.position_of(np.zeros(3, dtype=np.uint64), own)
+    assert BLOCK <= found[0] < 2 * BLOCK
+    assert found[1:].tolist() == [-1, -1]
+
+
+def test_an_order_with_changing_weights_finds_each_visit_and_no_other() -> None:
+    """All positions of three blocks, with a window left out: each is where its sequence's epoch is said to stand."""
+    changes = (Change(first_block=1, weights=(1.0, 0.0)), Change(first_block=2, weights=(0.2, 0.8)))
+    plain = an_order()
+    order = replace(plain, mixture=replace(plain.mixture, changes=changes)).skipping(BLOCK - 100, 300)
+    position = np.arange(3 * BLOCK - 300)
+    ids, epochs = order.locate(position), order.epoch_of(position)
+    assert (ids.source[BLOCK - 100 : 2 * BLOCK - 300] == 0).all()
+    for source in (0, 1):
+        for epoch in np.unique(epochs[ids.source == source]).tolist():
+            here = (ids.source == source) & (epochs == epoch)
+            some = SequenceIds(source=ids.source[here], shard=ids.shard[here], row=ids.row[here])
+            assert (order.positions_of(some, epoch) == position[here]).all()
+            assert order.epochs_before(source, len(position)) > epoch
+    assert order.epochs_before(1, BLOCK) == order.epochs_before(1, 2 * BLOCK - 300) == -(-2867 // 900)
 
 
 @given(
@@ -140,6 +237,28 @@ def test_an_order_finds_each_position_again(seed: int, sizes: list[tuple[int, in
         ids, epoch = order.locate(at), int(order.epoch_of(at)[0])
         assert order.positions_of(ids, epoch).tolist() == [position]
         assert epoch < order.epochs_before(int(ids.source[0]), position + 1)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    sequences=st.integers(1, 2**48),
+    per_shard=st.integers(1, 2**24),
+    epoch=st.integers(0, 100),
+    at=st.floats(0, 1, exclude_max=True),
+)
+def test_an_epoch_is_a_permutation_at_sizes_nobody_could_list(
+    seed: int, sequences: int, per_shard: int, epoch: int, at: float
+) -> None:
+    """Both ways round: every position has a sequence of its own, and every sequence a position in the epoch."""
+    order = SourceOrder(num_sequences=sequences, sequences_per_shard=per_shard, key=key_of(seed))
+    number = np.asarray([int(at * sequences)], dtype=np.uint64)
+    position = number + np.uint64(epoch * sequences)
+    assert order.position_of(*order.locate(position), epoch) == position
+    shard, row = np.divmod(number, np.uint64(per_shard))
+    visited = order.position_of(shard, row, epoch)
+    assert epoch * sequences <= visited[0] < (epoch + 1) * sequences
+    assert [part.tolist() for part in order.locate(visited)] == [shard.tolist(), row.tolist()]
 
 
 def test_the_order_itself_never_changes() -> None:

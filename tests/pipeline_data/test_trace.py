@@ -17,8 +17,10 @@ from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name
 from data_prep.shard_table import Shards, shards_of
 from data_prep.shards import open_shard, read_sidecar
 from data_prep.small import write_small_corpus
-from pipeline.batches import Batches
+from data_prep.weights import BLOCK
+from pipeline.batches import Batches, BatchStage
 from pipeline.data import trace
+from pipeline.data.mixture import Change
 from pipeline.data.order import Order, order_of
 from pipeline.data.trace import (
     documents_of_step,
@@ -149,6 +151,25 @@ def test_where_is_the_inverse_of_trace(corpus: tuple[Path, Manifest, Order]) -> 
         assert sorted(found, key=repr) == sorted(seen[source, document_id], key=repr)
     assert max(visit.epoch for visits in seen.values() for visit in visits) >= 2, "several epochs were looked at"
     assert len({visit.part.shard for visit in seen["prose", "long"]}) >= 3
+
+
+def test_where_is_the_inverse_of_trace_while_weights_change_and_batches_grow(
+    corpus: tuple[Path, Manifest, Order],
+) -> None:
+    """A source that comes only with the second block of the mixture, in which the steps looked at begin and end."""
+    folder, manifest, _ = corpus
+    order = order_of(manifest, (1.0, 0.0), seed=5, changes=(Change(first_block=1, weights=(0.3, 0.7)),))
+    batches, last = Batches(size=16, stages=(BatchStage(steps=4, size=998),)), 16
+    assert batches.first(10) < BLOCK < batches.first(11)
+    seen = defaultdict(list)
+    for step in range(6, last + 1):
+        for visit in documents_of_step(folder, manifest, order, batches, step):
+            seen[visit.part.source, visit.part.id].append(visit)
+    assert min(visit.position for (source, _), visits in seen.items() for visit in visits if source == "code") >= BLOCK
+    for source, document_id in [*seen, ("code", "both"), ("prose", "prose0")]:
+        found = steps_of_document(folder, manifest, order, batches, source, document_id, last)
+        assert found is not None
+        assert sorted((one for one in found if one.step >= 6), key=repr) == sorted(seen[source, document_id], key=repr)
 
 
 def test_what_is_not_there_is_not_found(corpus: tuple[Path, Manifest, Order]) -> None:

@@ -14,8 +14,8 @@ from cluster.world import World
 from data_prep.files import write_record
 from data_prep.manifest import Manifest, read_manifest
 from data_prep.shards import open_shard
-from pipeline.config import GuardConfig, RunConfig, load_config
-from pipeline.data.order import Order, order_of
+from pipeline.config import GuardConfig, load_config
+from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import document_ids
 from pipeline.errors import PipelineError
 from pipeline.monitor.journal import Journal, read_journal, unbroken
@@ -163,17 +163,13 @@ def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
                 GuardState(rollbacks=10),
                 config,
                 RunFolder(path=tmp_path),
-                an_order(config, manifest),
-                lambda steps: document_ids(corpus, manifest, an_order(config, manifest), config.batches, steps),
+                order_of_config(config, manifest),
+                lambda steps: document_ids(corpus, manifest, order_of_config(config, manifest), config.batches, steps),
                 World(rank=rank, size=2, local_rank=rank, local_size=2, master_addr="127.0.0.1", master_port=1),
                 lambda kind, **figures: told.append(figures),
             )
     assert len(told) == 1
     assert told[0]["documents"]["prose"]
-
-
-def an_order(config: RunConfig, manifest: Manifest) -> Order:
-    return order_of(manifest, tuple(source.weight for source in config.data.sources), config.train.seed)
 
 
 # Real runs from here on. Two ranks, byte-sized model; step 14 is harmed.
@@ -224,7 +220,7 @@ def test_bad_data_is_replayed_then_left_out_and_every_later_start_leaves_it_out_
 ) -> None:
     corpus, run = tmp_path / "corpus", tmp_path / "ws/runs/small"
     config, manifest = load_config(config_path), read_manifest(corpus)
-    order = an_order(config, manifest)
+    order = order_of_config(config, manifest)
     poison(corpus, manifest, order, [BAD_STEP], 8)
     run_ranks(config_path, corpus)
 
