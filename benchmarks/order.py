@@ -2,10 +2,11 @@
 
     python -m benchmarks.order [--tokens 1e12] [--ranks 100000] [--json]
 
-A corpus of 10^12 tokens in three sources is only described, never made: the order is arithmetic on those few numbers.
-`locate_ms` is the time in which one rank locates its sequences of one step, in portions of 64 steps as the loader does;
-`digest_ms` that of the digest of the whole global batch, which the main rank adds to each step. No peer is compared:
-the goal is an absolute one, 10 ms a step, stated as the ratio `step_under_10_ms` (above 1 is better).
+A corpus of 10^12 tokens in three sources, whose weights change twice, is only described, never made: the order is
+arithmetic on those few numbers. `locate_ms` is the time in which one rank locates its sequences of one step, in portions
+of 64 steps as the loader does; `digest_ms` that of the digest of the whole global batch, which the main rank makes in a
+thread beside each step. No peer is compared: the goal is an absolute one, 10 ms a step, stated as the ratio
+`step_under_10_ms` (above 1 is better).
 """
 
 import statistics
@@ -15,9 +16,10 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks.record import parser, report
+from data_prep.weights import BLOCK
 from pipeline.batches import Batches
 from pipeline.data.loader import STEPS_LOCATED
-from pipeline.data.mixture import Mixture
+from pipeline.data.mixture import Change, Mixture
 from pipeline.data.order import Order, SourceOrder, rank_positions
 from pipeline.data.permutation import key_of
 
@@ -30,7 +32,10 @@ def order_of_tokens(tokens: int) -> Order:
         SourceOrder(num_sequences=int(share * tokens) // LENGTH, sequences_per_shard=PER_SHARD, key=key_of(at))
         for at, share in enumerate(SHARES)
     )
-    return Order(manifest_digest="none", seed=0, mixture=Mixture(weights=SHARES, key=0), sources=sources)
+    blocks = tokens // LENGTH // BLOCK
+    changes = tuple(Change(first_block=int(start * blocks), weights=SHARES[::-1]) for start in (0.5, 0.8))
+    mixture = Mixture(weights=SHARES, key=0, changes=changes)
+    return Order(manifest_digest="none", seed=0, mixture=mixture, sources=sources)
 
 
 def median_ms(call: Callable[[int], object], rounds: int = 7) -> float:

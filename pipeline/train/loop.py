@@ -11,6 +11,7 @@ rollback is a resume like any other, only without a new process.
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,9 +88,9 @@ def train_on(
     guard = Guard(config.train.guard, state, from_main(lambda: recent_figures(run.metrics, window_steps), world))
     documents = partial(document_ids, corpus, manifest, order, config.batches)
     stop = told(notice, engine, world)  # it may have come while all this was loaded
-    with loader_of(config, corpus, manifest, order, world) as loader:
+    with loader_of(config, corpus, manifest, order, world) as loader, ThreadPoolExecutor(max_workers=1) as beside:
         while step < config.total_steps and not stop:
-            taken = take_step(engine, config, loader, order, step, notice, world, tell)
+            taken = take_step(engine, config, loader, partial(digest_by, beside, order), step, notice, world, tell)
             watchdog.beat()
             saver.check()
             decision = guard.judge(taken.step, taken.figures)
@@ -127,7 +128,7 @@ def take_step(
     engine: Any,
     config: RunConfig,
     loader: Loader,
-    order: Order,
+    batch_digest: Callable[[range], Future[str]],
     done: int,
     notice: StopNotice,
     world: World,
@@ -138,6 +139,7 @@ def take_step(
     step, at = done + 1, progress(config, done)
     rate = learning_rate(at, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
+    digest = batch_digest(config.batches.positions(done)) if world.is_main else None
     batch = loader.batch(done)
     loading_s = time.perf_counter() - began
     own_losses, own_norm, forward_s = train_step(engine, batch)
@@ -153,12 +155,17 @@ def take_step(
         **({"z_loss": z_loss} if config.model.z_loss else {}),
         lr=rate,
         grad_norm=grad_norm,
-        batch_digest=order.batch_digest(config.batches.positions(done)) if world.is_main else None,
+        batch_digest=digest.result() if digest is not None else None,
         step_s=step_s,
         tokens_per_s=at.step / step_s,
         **rank_figures([one * world.size for one in own_s], step),
     )
     return Taken(step=step, figures=Figures(loss=loss, grad_norm=grad_norm), stop=stop > 0)
+
+
+def digest_by(thread: ThreadPoolExecutor, order: Order, positions: range) -> Future[str]:
+    """The digest of a step's batch, made beside the step: over a hundred thousand sequences it takes 40 ms."""
+    return thread.submit(order.batch_digest, positions)
 
 
 def told(notice: StopNotice, engine: Any, world: World) -> bool:
