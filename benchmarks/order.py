@@ -3,9 +3,9 @@
     python -m benchmarks.order [--tokens 1e12] [--ranks 100000] [--json]
 
 A corpus of 10^12 tokens in three sources, whose weights change twice, is only described, never made: the order is
-arithmetic on those few numbers. `locate_ms` is the time in which one rank locates its sequences of one step, in portions
-of 64 steps as the loader does; `digest_ms` that of the digest of the whole global batch, which the main rank makes in a
-thread beside each step. No peer is compared: the goal is an absolute one, 10 ms a step, stated as the ratio
+arithmetic on those few numbers. `locate_ms` is the time in which one rank locates its sequences of one step, in
+portions of 64 steps as the loader does; `digest_ms` that of the digest of the whole global batch, which the main rank
+makes in a thread beside each step. No peer is compared: the goal is an absolute one, 10 ms a step, stated as the ratio
 `step_under_10_ms` (above 1 is better).
 """
 
