@@ -71,10 +71,15 @@ def sealed(checkpoint: Checkpoint) -> Checkpoint:
 
 def steps_saved(folder: Path) -> list[int]:
     """Steps whose checkpoints are committed, ascending."""
+    return [step for step, path in _step_folders(folder) if (path / RECORD_NAME).is_file()]
+
+
+def _step_folders(folder: Path) -> list[tuple[int, Path]]:
+    """Folders named as a committed checkpoint is, by ascending step."""
     if not folder.is_dir():
         return []
     matches = ((_STEP_FOLDER.fullmatch(child.name), child) for child in folder.iterdir())
-    return sorted(int(match[1]) for match, child in matches if match and (child / RECORD_NAME).is_file())
+    return sorted((int(match[1]), child) for match, child in matches if match)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -116,10 +121,9 @@ class Newest:
 
 def newest_good(folder: Path) -> Newest:
     """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved
-    anew."""
+    anew. One without a record is bad too: a commit renames the folder with its record in it."""
     passed_over = []
-    for step in reversed(steps_saved(folder)):
-        path = folder / f"step-{step:08d}"
+    for step, path in reversed(_step_folders(folder)):
         try:
             verify_checkpoint(path)
         except CorruptCheckpoint as error:

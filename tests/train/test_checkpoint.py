@@ -5,13 +5,28 @@ import resource
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from data_prep.files import write_record
 from pipeline.errors import CorruptCheckpoint
-from pipeline.train.checkpoint import RECORD_NAME, newest_good, steps_saved, verify_checkpoint
-from tests.train.small_runs import config_tree, run_ranks, small_corpus, start_ranks, start_script, write_config
+from pipeline.monitor.journal import read_journal
+from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, newest_good, sealed, steps_saved, verify_checkpoint
+from pipeline.train.snapshot import write_tensors
+from tests.train.small_runs import (
+    RECORD,
+    config_tree,
+    run_ranks,
+    small_corpus,
+    start_ranks,
+    start_script,
+    write_config,
+)
 
 TROUBLED = Path(__file__).with_name("troubled_small.py")
 Troubled = Callable[..., tuple[Path, int, str]]
@@ -54,7 +69,8 @@ def test_any_damaged_file_is_named_and_the_one_before_is_used(checkpoints: Path,
                 verify_checkpoint(copy / newest.name)
         found = newest_good(copy)
         assert found.step == 2, name
-        assert not (copy / newest.name / RECORD_NAME).exists(), "set aside, so that step 4 can be saved anew"
+        assert [Path(name).name in problem for problem in found.passed_over] == [True], "loudly"
+        assert not (copy / newest.name).exists(), "set aside, so that step 4 can be saved anew"
 
 
 def harm(path: Path, how: str) -> None:
@@ -66,6 +82,56 @@ def harm(path: Path, how: str) -> None:
     else:
         data[random.Random(path.name).randrange(len(data))] ^= 1
         path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints of two ranks, with every kind of file that a run's have."""
+    folder = tmp_path_factory.mktemp("written")
+    for step in (2, 4):
+        path = folder / f"step-{step:08d}"
+        path.mkdir()
+        tensors = {"a": torch.arange(float(step)), "b": torch.ones(3)}
+        files = {name: write_tensors(path / name, tensors) for name in KINDS}
+        write_record(path / RECORD_NAME, sealed(replace(RECORD, step=step, files=files)))
+    return folder
+
+
+KINDS = (WEIGHTS_NAME, *(f"{kind}-{rank:05d}.safetensors" for kind in ("state", "rng") for rank in (0, 1)))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    name=st.sampled_from([*KINDS, RECORD_NAME]),
+    damage=st.sampled_from(["flip", "truncate", "append", "delete"]),
+    at=st.floats(0, 1, exclude_max=True),
+    bit=st.integers(0, 7),
+)
+@example(name=RECORD_NAME, damage="delete", at=0, bit=0)
+@example(name=RECORD_NAME, damage="truncate", at=0, bit=0)
+def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it_is_said(
+    written: Path, tmp_path_factory: pytest.TempPathFactory, name: str, damage: str, at: float, bit: int
+) -> None:
+    folder = Path(shutil.copytree(written, tmp_path_factory.mktemp("fuzz") / "checkpoints"))
+    newest = folder / "step-00000004"
+    before, data = verify_checkpoint(newest), bytearray((newest / name).read_bytes())
+    place = int(at * len(data))
+    if damage == "flip":
+        data[place] ^= 1 << bit
+    (newest / name).write_bytes({"truncate": data[:place], "append": data + b" "}.get(damage, data))
+    if damage == "delete":
+        (newest / name).unlink()
+    found = newest_good(folder)
+    if found.step == 4:  # JSON may be written in several ways: 1e-5 is 1E-5
+        assert name == RECORD_NAME
+        assert damage in ("flip", "append")
+        assert verify_checkpoint(newest) == before
+        return
+    assert found.step == 2
+    assert len(found.passed_over) == 1
+    assert str(newest / name) in found.passed_over[0]
+    assert "use another checkpoint" in found.passed_over[0]
+    assert not newest.exists(), "set aside, so that step 4 can be saved anew"
 
 
 @pytest.mark.slow
@@ -136,6 +202,19 @@ def test_a_notice_to_stop_waits_for_the_write_beside_training(troubled: Troubled
     assert saved[4:] in ([7], [8]), "and where training stood when it heard the notice"
     for step in saved:
         verify_checkpoint(checkpoints / f"step-{step:08d}")
+
+
+@pytest.mark.slow
+def test_a_rollback_waits_for_the_write_beside_training_and_sets_aside_what_it_commits(troubled: Troubled) -> None:
+    """Step 7 is bad while step 6, which may be what harmed it, is being written."""
+    checkpoints, code, output = troubled("spike")
+    assert code == 0, output
+    lines = read_journal(checkpoints.with_name("metrics.jsonl"))
+    told = [(line["kind"], line.get("step")) for line in lines if line["kind"] in ("checkpoint", "guard", "resume")]
+    saved = [("checkpoint", step) for step in (0, 2, 4, 6)]
+    assert told == [*saved, ("guard", 7), ("resume", 4), saved[-1], ("guard", 7), ("checkpoint", 8)]
+    assert steps_saved(checkpoints) == [0, 2, 4, 6, 8]
+    assert verify_checkpoint(checkpoints / "step-00000006.rewound-1").step == 6
 
 
 @pytest.mark.slow

@@ -2,25 +2,30 @@
 start it: troubled_small.py TROUBLE CONFIG CORPUS.
 
 `kill`: SIGKILL when half of a file is written. `term`: SIGTERM then, and the write goes on once training has heard it.
-`fail`: a full disk on the last rank. What happens when is settled by events, not by the clock.
+`fail`: a full disk on the last rank. `spike`: the loss of step 7 is not a number, once, and the write goes on when
+training waits for it. What happens when is settled by events, not by the clock.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from cluster.signals import StopNotice
-from pipeline.train import snapshot
-from pipeline.train.checkpoint import FileRecord
+from pipeline.train import loop, snapshot
+from pipeline.train.checkpoint import Checkpoint, FileRecord
+from pipeline.train.saving import Saver
 from tests.train import train_small
 
 STEP = 6
 write_tensors, requested = snapshot.write_tensors, StopNotice.requested
+train_step, save, wait = loop.train_step, Saver.save, Saver.wait
 heard = threading.Event()
 
 
@@ -36,6 +41,7 @@ def troubled(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
         os.kill(os.getpid(), signal.SIGKILL)
     if trouble == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    if trouble in ("term", "spike"):
         assert heard.wait(60)
     return record
 
@@ -47,7 +53,31 @@ def told(notice: StopNotice) -> bool:
     return stop
 
 
+def spike() -> None:
+    """Step 7, the first time, has no loss; whoever waits for the save of step 6 lets it go on."""
+    steps: list[int] = []
+    saves: list[int] = []
+
+    def train_step_(*arguments: Any) -> tuple[Tensor, float, float]:
+        losses, norm, forward_s = train_step(*arguments)
+        steps.append(len(steps) + 1)
+        return losses * math.nan if steps[-1] == STEP + 1 else losses, norm, forward_s
+
+    def save_(saver: Saver, checkpoint: Checkpoint) -> None:
+        save(saver, checkpoint)
+        saves.append(checkpoint.step)
+
+    def wait_(saver: Saver) -> None:
+        if saves[-1:] == [STEP]:
+            heard.set()
+        wait(saver)
+
+    loop.train_step, Saver.save, Saver.wait = train_step_, save_, wait_  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
     trouble = sys.argv[1]
-    snapshot.write_tensors, StopNotice.requested = troubled, told
+    snapshot.write_tensors, StopNotice.requested = troubled, told  # type: ignore[method-assign]
+    if trouble == "spike":
+        spike()
     raise SystemExit(train_small.main(*sys.argv[2:]))
