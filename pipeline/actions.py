@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from cluster.job import JobState
-from pipeline.promote.retention import checkpoints_to_delete
+from pipeline.promote.retention import checkpoints_to_delete, set_aside_to_delete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class State:
     protected: frozenset[int]
     """Steps that the registry may still need."""
     keep_last: int
+    set_aside: tuple[str, ...] = ()
+    """Names of the folders of checkpoints that were damaged, or that a rollback went back behind."""
     evaluating: int | None = None
     """The step that is being evaluated right now."""
     failed: frozenset[int] = frozenset()
@@ -58,6 +60,7 @@ class Promote:
 @dataclass(frozen=True)
 class Prune:
     steps: tuple[int, ...]
+    set_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,10 @@ def next_actions(state: State) -> tuple[Action, ...]:
     elif waiting and state.evaluating is None:
         actions.append(Evaluate(waiting[0]))
     pending = {*unevaluated(state), *undecided}
-    if outdated := checkpoints_to_delete(state.saved, state.keep_last, {*pending, *state.protected}):
-        actions.append(Prune(outdated))
+    outdated = checkpoints_to_delete(state.saved, state.keep_last, {*pending, *state.protected})
+    set_aside = set_aside_to_delete(state.set_aside, state.protected)
+    if outdated or set_aside:
+        actions.append(Prune(outdated, set_aside))
     # Giving up comes last: what was saved before is still evaluated and promoted.
     return tuple(action for action in actions if not (isinstance(action, GiveUp) and len(actions) > 1))
 

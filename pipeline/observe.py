@@ -34,6 +34,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         promotes=promotes,
         protected=protected_steps(config, workspace),
         keep_last=config.train.checkpoint.keep_last,
+        set_aside=tuple(path.name for path in folder.checkpoints.glob("step-*.*")),
     )
 
 

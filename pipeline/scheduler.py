@@ -71,9 +71,11 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                         evaluation.start(step)
                     case Promote(step):
                         _promote(config, workspace, step)
-                    case Prune(steps):
+                    case Prune(steps, set_aside):
                         for step in steps:
                             prune(folder.checkpoint(step))
+                        for name in set_aside:
+                            prune(folder.checkpoints / name)
                     case GiveUp():
                         raise PipelineError(f"run {config.name}: training failed; {last_words(folder)}")
             watch()

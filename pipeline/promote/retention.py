@@ -1,6 +1,9 @@
-"""Which checkpoints may go."""
+"""Which checkpoints may go, and which of the folders that were set aside."""
 
+import re
 from collections.abc import Collection
+
+_SET_ASIDE = re.compile(r"step-(\d{8,})\.(corrupt|rewound)(?:-(\d+))?")
 
 
 def checkpoints_to_delete(steps: Collection[int], keep_last: int, protected: Collection[int]) -> tuple[int, ...]:
@@ -15,3 +18,19 @@ def checkpoints_to_delete(steps: Collection[int], keep_last: int, protected: Col
     newest_first = sorted(set(steps), reverse=True)
     kept = {*newest_first[: max(keep_last, 1)], *protected}
     return tuple(step for step in reversed(newest_first) if step not in kept)
+
+
+def set_aside_to_delete(names: Collection[str], protected: Collection[int]) -> tuple[str, ...]:
+    """Of folders set aside, those that may be deleted, sorted: all but what the latest rollback left behind (the
+    highest K of `step-N.rewound-K`), the newest damaged one (the highest N of `step-N.corrupt`), and those of protected
+    steps.
+
+    What stays is for whoever asks what went wrong last; nothing loads it. Other names are none of ours.
+    """
+    found = [match for match in map(_SET_ASIDE.fullmatch, names) if match]
+
+    def age(match: re.Match[str]) -> int:
+        return int(match[3] or 0) if match[2] == "rewound" else int(match[1])
+
+    latest = {kind: max((age(one) for one in found if one[2] == kind), default=0) for kind in ("rewound", "corrupt")}
+    return tuple(sorted(one[0] for one in found if age(one) < latest[one[2]] and int(one[1]) not in protected))

@@ -182,7 +182,7 @@ def record(
 ) -> None:
     """Rank 0's part: to say it, and to make the next resume one from behind a rollback's first step."""
     if decision.rolls_back:
-        kept = set_aside(run.checkpoints, decision.first)
+        kept = set_aside(run.checkpoints, decision.first, state.rollbacks + 1)
         decision = replace(decision, first=max(decision.first, kept + 1))
     steps = range(decision.first, decision.last + 1)
     tell(
@@ -218,15 +218,15 @@ def rolled_back(state: GuardState, decision: Decision, order: Order, batches: Ba
     return replace(after, skipped=order.skipping(first, batches.first(decision.last) - first).skipped)
 
 
-def set_aside(checkpoints: Path, first: int) -> int:
-    """Renames the checkpoints that have trained on step `first`, counted from 1, to `*.rewound`, as long as another is
-    left. Gives the newest step that is."""
+def set_aside(checkpoints: Path, first: int, rollback: int) -> int:
+    """Renames the checkpoints that have trained on step `first`, counted from 1, to `*.rewound-ROLLBACK`, as long as
+    another is left. Gives the newest step that is."""
     saved = steps_saved(checkpoints)
     kept = [step for step in saved if step < first] or saved[:1]
     for step in saved[len(kept) :]:
         path = checkpoints / f"step-{step:08d}"
-        aside = path.with_name(f"{path.name}.rewound")
-        shutil.rmtree(aside, ignore_errors=True)  # of an earlier rollback over the same step
+        aside = path.with_name(f"{path.name}.rewound-{rollback}")
+        shutil.rmtree(aside, ignore_errors=True)  # of the same rollback, if a crash kept it from being recorded
         path.rename(aside)
     return kept[-1]
 

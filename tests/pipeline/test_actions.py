@@ -62,6 +62,8 @@ def test_pruning_spares_what_is_waited_for() -> None:
     crowded = replace(DONE, keep_last=1, protected=frozenset({10}), evaluated=frozenset({10, 20, 30}))
     assert next_actions(crowded) == (Evaluate(0), Prune((20,)))
     assert next_actions(replace(crowded, evaluated=DONE.evaluated)) == (Prune((0, 20)),)
+    set_aside = ("step-00000010.corrupt", "step-00000020.rewound-1", "step-00000020.rewound-2")
+    assert next_actions(replace(DONE, set_aside=set_aside)) == (Prune((), set_aside[1:2]),)
 
 
 @st.composite

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.promote.retention import checkpoints_to_delete
+from pipeline.promote.retention import checkpoints_to_delete, set_aside_to_delete
 
 steps = st.sets(st.integers(0, 1000), max_size=30)
 
@@ -29,3 +29,31 @@ def test_what_goes_and_what_stays(steps: set[int], keep_last: int, protected: se
     stays = sorted(steps - set(gone))
     assert stays[-keep_last:] == sorted(steps)[-keep_last:]
     assert len(steps - protected - set(gone)) <= keep_last
+
+
+def test_of_what_was_set_aside_the_latest_stays() -> None:
+    names = [
+        *("step-00000010.rewound", "step-00000020.rewound-9", "step-00000030.rewound-9", "step-00000020.rewound-10"),
+        *("step-00000030.rewound-10", "step-00000040.corrupt", "step-100000000.corrupt"),
+        *("step-00000030", ".step-00000040.saving", "step-00000050.mine"),
+    ]
+    gone = ["step-00000010.rewound", "step-00000020.rewound-9", "step-00000030.rewound-9", "step-00000040.corrupt"]
+    assert set_aside_to_delete(names, protected=[]) == tuple(gone)
+    assert set_aside_to_delete(names, protected=[30, 40]) == tuple(gone[:2])
+    assert set_aside_to_delete([], protected=[]) == ()
+
+
+@given(st.sets(st.tuples(st.integers(0, 40), st.integers(0, 12) | st.none())), st.sets(st.integers(0, 40)))
+def test_what_is_left_of_the_set_aside_is_bounded_and_referenced_is_spared(
+    folders: set[tuple[int, int | None]], protected: set[int]
+) -> None:
+    names = {f"step-{s:08d}.corrupt" if k is None else f"step-{s:08d}.rewound-{k}": (s, k) for s, k in folders}
+    gone = set_aside_to_delete(names, protected)
+    assert not {names[name][0] for name in gone} & protected
+    stays = [names[name] for name in names.keys() - set(gone) if names[name][0] not in protected]
+    latest = {rollback for _, rollback in folders if rollback is not None}
+    assert {rollback for _, rollback in stays if rollback is not None} <= {max(latest, default=0)}
+    assert sum(rollback is None for _, rollback in stays) <= 1
+    assert set_aside_to_delete(names.keys() - set(gone), protected) == (), "once is enough"
+    if folders:
+        assert len(gone) < len(names)

@@ -138,14 +138,16 @@ def test_checkpoints_behind_a_step_are_set_aside_but_never_the_last_one(tmp_path
 
     for step in (0, 4, 8):
         save(step)
-    assert set_aside(tmp_path, 8) == 4
+    assert set_aside(tmp_path, 8, 1) == 4
     assert steps_saved(tmp_path) == [0, 4]
     save(8)
-    assert set_aside(tmp_path, 8) == 4
-    assert set_aside(tmp_path, 5) == 4
+    assert set_aside(tmp_path, 8, 1) == 4, "again, after a crash before it was recorded"
+    save(8)
+    assert set_aside(tmp_path, 5, 2) == 4
     assert steps_saved(tmp_path) == [0, 4]
+    assert {path.name for path in tmp_path.glob("*.*")} == {"step-00000008.rewound-1", "step-00000008.rewound-2"}
     shutil.rmtree(tmp_path / "step-00000000")
-    assert set_aside(tmp_path, 3) == 4, "older ones were pruned"
+    assert set_aside(tmp_path, 3, 3) == 4, "older ones were pruned"
     assert steps_saved(tmp_path) == [4]
 
 
