@@ -15,6 +15,7 @@ from data_prep.manifest import Manifest
 from data_prep.small import write_small_corpus
 from pipeline.config import ModelConfig
 from pipeline.data.position import Position
+from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import Checkpoint
 
 WORDS = [
@@ -163,3 +164,11 @@ def kill_tree(process: subprocess.Popen[str]) -> None:
         except psutil.NoSuchProcess:
             continue
     process.communicate(timeout=60)
+
+
+def curve(run: Path) -> list[tuple[object, ...]]:
+    """What must be equal bit by bit, step by step: JSON stores a float so that reading it gives the same float."""
+    return [
+        (line["step"], line["loss"], line["grad_norm"], line["lr"], line["batch_digest"])
+        for line in unbroken(read_journal(run / "metrics.jsonl"))
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved, verify_checkpoint
-from tests.train.small_runs import config_tree, kill_tree, run_ranks, small_corpus, start_ranks, write_config
+from tests.train.small_runs import config_tree, curve, kill_tree, run_ranks, small_corpus, start_ranks, write_config
 
 STEPS, EVERY = 12, 3
 
@@ -78,11 +78,3 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
 
 def resumes(run: Path) -> list[int]:
     return [line["step"] for line in read_journal(run / "metrics.jsonl") if line["kind"] == "resume"]
-
-
-def curve(run: Path) -> list[tuple[object, ...]]:
-    """What must be equal bit by bit, step by step: JSON stores a float so that reading it gives the same float."""
-    return [
-        (line["step"], line["loss"], line["grad_norm"], line["lr"], line["batch_digest"])
-        for line in unbroken(read_journal(run / "metrics.jsonl"))
-    ]

@@ -1,0 +1,34 @@
+"""The drill for a while, with strikes that come again; `python -m tests.train.drill` goes on for as long as one likes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.train.drill import MAIN_ONLY, POINTS, drawn
+from tests.train.small_runs import ROOT
+
+
+def test_a_round_is_drawn_from_seed_and_number_alone_and_its_last_start_is_not_struck() -> None:
+    rounds = [drawn(7, number) for number in range(64)]
+    assert rounds == [drawn(7, number) for number in range(64)]
+    first = [(one.stage, one.optimizer) for one in rounds[:10] if not one.elastic]
+    assert sorted(first) == sorted((stage, kind) for stage in range(4) for kind in ("adamw", "muon"))
+    strikes = [start.strike for one in rounds for start in one.starts[:-1]]
+    assert all(one.starts[-1].strike is None for one in rounds)
+    assert {strike.point for strike in strikes if strike} == {*POINTS}
+    assert all(strike and (strike.rank == 0 or strike.point not in MAIN_ONLY) for strike in strikes)
+
+
+@pytest.mark.slow
+def test_whatever_strikes_the_run_ends_as_the_unbroken_one() -> None:
+    minutes, seed = os.environ.get("HEADRACE_DRILL_MINUTES", "1.5"), os.environ.get("HEADRACE_DRILL_SEED", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.drill", "--minutes", minutes, "--seed", seed],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " 0 deaths, 0 notices" not in done.stdout.splitlines()[0]
