@@ -18,6 +18,7 @@ from benchmarks.record import alternate, median_ratio, parser, report
 from data_prep.manifest import Manifest
 from data_prep.small import write_small_corpus
 from pipeline.batches import Batches
+from pipeline.data.corpus_shards import LocalShards
 from pipeline.data.loader import Loader
 from pipeline.data.order import order_of
 
@@ -48,7 +49,13 @@ def main() -> None:
         def ours() -> int:
             order = order_of(manifest, (1.0,), seed=0)
             with Loader(
-                folder, manifest, order, rank=0, world_size=1, batches=Batches(size=BATCH), micro_batch_size=BATCH
+                LocalShards(folder, manifest),
+                manifest,
+                order,
+                rank=0,
+                world_size=1,
+                batches=Batches(size=BATCH),
+                micro_batch_size=BATCH,
             ) as loader:
                 return sum(loader.batch(step).shape[1] for step in range(steps))
 

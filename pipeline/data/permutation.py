@@ -39,23 +39,35 @@ def _halves(size: int) -> tuple[np.uint64, np.uint64]:
     return np.uint64(a), np.uint64(-(-size // a))
 
 
+def _rest(x: U64, size: np.uint64) -> U64:
+    """x % size. numpy makes a multiplication of dividing an array by one number, but not of the remainder: 0.4 of its
+    time."""
+    return x - x // size * size
+
+
+def _wrapped(x: U64, size: np.uint64) -> U64:
+    """x % size for x below 2 * size: where x is below size, the unsigned difference is huge."""
+    wrapped: U64 = np.minimum(x, x - size)
+    return wrapped
+
+
 def _rounds(x: U64, key: U64, a: np.uint64, b: np.uint64) -> U64:
-    left, right = x // b, x % b
+    left, right = x // b, _rest(x, b)
     for i in range(ROUNDS):
         if i % 2 == 0:
-            left = (left + mix(right + key + np.uint64(i)) % a) % a
+            left = _wrapped(left + _rest(mix(right + key + np.uint64(i)), a), a)
         else:
-            right = (right + mix(left + key + np.uint64(i)) % b) % b
+            right = _wrapped(right + _rest(mix(left + key + np.uint64(i)), b), b)
     return left * b + right
 
 
 def _rounds_back(x: U64, key: U64, a: np.uint64, b: np.uint64) -> U64:
-    left, right = x // b, x % b
+    left, right = x // b, _rest(x, b)
     for i in reversed(range(ROUNDS)):
         if i % 2 == 0:
-            left = (left + a - mix(right + key + np.uint64(i)) % a) % a
+            left = _wrapped(left + a - _rest(mix(right + key + np.uint64(i)), a), a)
         else:
-            right = (right + b - mix(left + key + np.uint64(i)) % b) % b
+            right = _wrapped(right + b - _rest(mix(left + key + np.uint64(i)), b), b)
     return left * b + right
 
 

@@ -114,8 +114,14 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate * group.get("lr_multiplier", 1.0)  # engine states of before have none
 
 
+def host_buffer(shape: tuple[int, int], dtype: str) -> NDArray[Any]:
+    """Memory that batches are read into; with a GPU it is pinned, so that they can be copied beside what else goes
+    on."""
+    return torch.empty(shape, dtype=getattr(torch, dtype), pin_memory=torch.cuda.is_available()).numpy()
+
+
 def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
-    """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids.
+    """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids of any integer type.
 
     The accumulation follows the batch, whose size may change from step to step. DeepSpeed would find a step's end by
     counting micro-batches from the engine's first, which comes out wrong after such a change: it is told where it is.
@@ -126,7 +132,7 @@ def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
     loss_sums = torch.zeros(2, dtype=torch.float64, device=engine.device)
     grad_norm = None
     engine.set_train_batch_size(len(batch) * engine.train_micro_batch_size_per_gpu() * engine.dp_world_size)
-    for at, tokens in enumerate(torch.from_numpy(batch).to(engine.device, non_blocking=True)):
+    for at, tokens in enumerate(torch.from_numpy(batch).to(engine.device, non_blocking=True).long()):
         is_last = at + 1 == len(batch)
         engine.set_gradient_accumulation_boundary(is_last)
         with forward.running():

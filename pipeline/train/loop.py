@@ -24,13 +24,22 @@ from cluster.signals import StopNotice, agreed
 from cluster.world import World
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
+from pipeline.data.corpus_shards import LocalShards
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import document_ids
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
 from pipeline.train.checkpoint import Checkpoint, Newest, newest_good, read_checkpoint
-from pipeline.train.engine import averaged, from_main, in_world, set_learning_rate, start_engine, train_step
+from pipeline.train.engine import (
+    averaged,
+    from_main,
+    host_buffer,
+    in_world,
+    set_learning_rate,
+    start_engine,
+    train_step,
+)
 from pipeline.train.guard import Figures, Guard, act, read_guard, recent_figures
 from pipeline.train.saving import Saver, load
 from pipeline.train.schedule import learning_rate, progress
@@ -240,11 +249,12 @@ def describe(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, 
 
 def loader_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, world: World) -> Loader:
     return Loader(
-        corpus,
+        LocalShards(corpus, manifest),
         manifest,
         order,
         rank=world.rank,
         world_size=world.size,
         batches=config.batches,
         micro_batch_size=config.train.micro_batch_size,
+        allocate=host_buffer,
     )
