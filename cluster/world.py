@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cluster.errors import ClusterMistake
+from cluster.signals import STOP_FILE_VARIABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,12 @@ def world_from_env(env: Mapping[str, str], port: Callable[[], int] = free_port) 
             master_port=job_port(env["SLURM_JOB_ID"]),
         )
     return World(rank=0, size=1, local_rank=0, local_size=1, master_addr="127.0.0.1", master_port=port())
+
+
+def is_rank(env: Mapping[str, str]) -> bool:
+    """Whether this process was started as a rank: by torchrun, by srun, or alone by a launcher of ours."""
+    by_srun = "SLURM_STEP_NUM_TASKS" in env and "SLURM_PROCID" in env
+    return by_srun or any(name in env for name in ("RANK", "WORLD_SIZE", STOP_FILE_VARIABLE))
 
 
 def world_env(world: World) -> dict[str, str]:

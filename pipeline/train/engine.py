@@ -5,7 +5,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -94,15 +94,22 @@ def in_world(world: World) -> Iterator[None]:
     torch.distributed.destroy_process_group()
 
 
-def start_engine(model: Decoder, train: TrainConfig, world: World) -> Any:
-    """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage."""
+def seed_rank(train: TrainConfig, world: World) -> None:
+    """Gives each rank random numbers of its own; checkpoints hold the generators."""
+    torch.manual_seed(train.seed + world.rank)
+
+
+def start_engine(model: Decoder, train: TrainConfig, world: World, zero: Mapping[str, Any] | None = None) -> Any:
+    """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage. `zero` overrides its own settings."""
     import deepspeed
 
+    settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
+    settings["zero_optimization"] |= zero or {}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
         engine, _, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer_of(model, train.optimizer),
-            config=deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters())),
+            config=settings,
         )
     return engine
 

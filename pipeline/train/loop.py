@@ -36,6 +36,7 @@ from pipeline.train.engine import (
     from_main,
     host_buffer,
     in_world,
+    seed_rank,
     set_learning_rate,
     start_engine,
     train_step,
@@ -57,7 +58,7 @@ def train(
     """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
     stop, PipelineError if the guard has rolled back too often."""
     with watchdog_of(config, tell) as watchdog, in_world(world):
-        torch.manual_seed(config.train.seed + world.rank)  # each rank its own; checkpoints hold the generators
+        seed_rank(config.train, world)
         model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
         engine = start_engine(model, config.train, world)
         with Saver(engine, run.checkpoints, world, tell, asynchronous=config.train.checkpoint.asynchronous) as saver:

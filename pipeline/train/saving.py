@@ -87,7 +87,7 @@ class Saver:
         weights = {} if gathered or not self._world.is_main else dict(self._engine.module.named_parameters())
         now = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
         self._copied.clear()
-        self._saving = self._thread.submit(self._write, checkpoint, live, weights, _rng_state(), now)
+        self._saving = self._thread.submit(self._write, checkpoint, live, weights, rng_state(), now)
         if uses_muon(self._engine):
             self._copied.wait()  # its momentum changes before the optimizer's step, where others wait
         self._stall_s = time.perf_counter() - self._began
@@ -252,7 +252,7 @@ def _rng_name(rank: int) -> str:
     return f"rng-{rank:05d}.safetensors"
 
 
-def _rng_state() -> dict[str, Tensor]:
+def rng_state() -> dict[str, Tensor]:
     """torch's generators, which DeepSpeed does not save. Nothing in training draws from Python's or numpy's."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():

@@ -25,6 +25,7 @@ class Watchdog:
 
     The first beat, and one after each `restart`, may take `start_timeout_s`, every other `step_timeout_s`. `hung` is
     told the seconds that have passed, in a thread of its own, and may say so to others before the process ends.
+    `waited_for` and `advice` are its last words.
     """
 
     def __init__(
@@ -34,10 +35,13 @@ class Watchdog:
         step_timeout_s: float,
         start_timeout_s: float,
         hung: Callable[[float], None] = lambda silent_s: None,
+        waited_for: str = "no step has ended",
+        advice: str = "run it again to resume, or raise train.guard.step_timeout_s",
         end: Callable[[int], None] = os._exit,
         stacks: TextIO | None = None,
     ) -> None:
         self._name, self._hung, self._end = name, hung, end
+        self._waited_for, self._advice = waited_for, advice
         self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
         self._stacks = stacks or sys.stderr
         self._changed = threading.Condition()
@@ -82,8 +86,8 @@ class Watchdog:
         faulthandler.dump_traceback(file=self._stacks, all_threads=True)
         self._hung(silent_s)
         print(
-            f"headrace: run {self._name}: no step has ended for {silent_s:.0f} s, so it is taken for hung (see the "
-            "stacks above); run it again to resume, or raise train.guard.step_timeout_s",
+            f"headrace: run {self._name}: {self._waited_for} for {silent_s:.0f} s, so it is taken for hung (see the "
+            f"stacks above); {self._advice}",
             file=self._stacks,
             flush=True,
         )

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.errors import ClusterMistake
-from cluster.world import World, first_host, free_port, job_port, world_env, world_from_env
+from cluster.world import World, first_host, free_port, is_rank, job_port, world_env, world_from_env
 
 TORCHRUN = {
     "RANK": "5",
@@ -31,6 +31,14 @@ def test_torchrun() -> None:
 def test_bare_srun_meets_on_the_first_node_at_the_job_s_port() -> None:
     expected = World(rank=3, size=4, local_rank=1, local_size=2, master_addr="node07", master_port=10017)
     assert world_from_env(SRUN) == expected
+
+
+def test_a_rank_is_told_from_a_command_line() -> None:
+    assert is_rank(TORCHRUN)
+    assert is_rank(SRUN)
+    assert is_rank({"HEADRACE_STOP_FILE": "/attempt/stop"})  # alone, under a launcher of ours
+    assert not is_rank({})
+    assert not is_rank({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0"})  # a batch script
 
 
 def test_torchrun_wins_over_the_srun_that_it_runs_under() -> None:
