@@ -7,6 +7,7 @@ them, so that `--help`, `status` and `submit` are instant.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import HEADRACE_ERRORS, GateRefused, Mistake
+from pipeline.errors import HEADRACE_ERRORS, GateRefused, Mistake, PipelineError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -313,6 +314,34 @@ def plan(
         from pipeline.plan.table import render
 
         print(render(planned, colour=sys.stdout.isatty()))
+
+
+@app.command()
+def doctor(
+    config: Config,
+    overrides: Overrides = None,
+    timeout_s: Annotated[float, typer.Option(help="Longest time of one check, in seconds.", min=1)] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Prove this machine, this cluster and this ZeRO config before a long run; exit 3 if a check fails."""
+    from cluster.world import is_rank
+
+    run = opened(config, overrides)
+    if is_rank(os.environ):
+        from pipeline.doctor.rank import examine_rank
+
+        report = examine_rank(run.config, run.workspace, timeout_s)
+        if report is None:  # not rank 0, which speaks for all
+            return
+    else:
+        from pipeline.doctor.job import examine
+
+        report = examine(run.config, run.workspace, run.words, timeout_s)
+    from pipeline.doctor.report import record_of, render
+
+    show(record_of(report), render(report, colour=sys.stdout.isatty()), as_json=as_json)
+    if report.failed:
+        raise PipelineError(f"doctor of {report.run}: failed: {', '.join(report.failed)}")
 
 
 @app.command()

@@ -3,7 +3,7 @@
 WORKSPACE/
   corpora/NAME-DIGEST/
   runs/NAME/             config.yaml  state.json  guard.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/
-                         wandb/
+                         doctor/  wandb/
   registry/MODEL/
 """
 

@@ -57,6 +57,17 @@ def test_slurm_trains_over_two_nodes(prepared: Path, slurm: Path) -> None:
 
 
 @pytest.mark.slow
+def test_slurm_examines_two_nodes(prepared: Path, slurm: Path) -> None:
+    """The doctor's ranks are started as training's: its report is of the cluster."""
+    record = headrace(
+        "doctor", prepared, "name=examined", "cluster.launcher=slurm", "cluster.nodes=2", "cluster.processes_per_node=1"
+    )
+    found = {check["name"]: check for check in record["checks"]}
+    assert found["ranks"]["values"] == {"ranks": 2, "asked": 2, "nodes": 2}
+    assert {found[name]["result"] for name in ("gradients", "save and load", "random streams", "stop notice")} == {"ok"}
+
+
+@pytest.mark.slow
 def test_slurm_cancel_saves_and_a_new_job_goes_on(prepared: Path, slurm: Path, tmp_path: Path) -> None:
     text(tmp_path / "text")
     path = config(tmp_path)

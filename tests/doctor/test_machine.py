@@ -1,0 +1,66 @@
+"""What a rank says of its machine, and what is refused before any rank meets another."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.world import World
+from pipeline.config import load_config
+from pipeline.doctor import job
+from pipeline.doctor.machine import clock_offsets, planned_on
+from pipeline.doctor.rank import check_gpus
+from pipeline.errors import Mistake, PipelineError
+from pipeline.workspace import open_workspace
+from tests.train.small_runs import config_tree, write_config
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        (None, "cpu"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_devices_by_the_names_that_runs_are_planned_on(device: str | None, name: str | None) -> None:
+    assert planned_on(device) == name
+
+
+def test_a_clock_is_off_by_what_most_rounds_say() -> None:
+    """One late rank in one round is no skew."""
+    assert clock_offsets([(10.0, 20.0, 30.0), (15.0, 25.0, 35.0), (10.0, 29.0, 30.0)]) == [0.0, 5.0, 0.0]
+
+
+def test_more_ranks_than_gpus_are_refused() -> None:
+    world = World(rank=3, size=4, local_rank=3, local_size=4, master_addr="", master_port=0)
+    check_gpus(world, 0)
+    check_gpus(world, 4)
+    with pytest.raises(Mistake, match=r"cluster\.processes_per_node: .* has 2 GPUs for 4 ranks"):
+        check_gpus(world, 2)
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, Mistake), (1, PipelineError)])
+def test_ranks_that_leave_no_report_are_quoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[PipelineError]
+) -> None:
+    """With the exit code of what they said: a mistake stays the user's."""
+    config = load_config(
+        write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=2, ranks=1))
+    )
+    workspace = open_workspace(config)
+
+    def said(launcher: object, record: object) -> None:
+        (workspace.run("small").path / "doctor/job/log.txt").write_text("headrace: what is wrong\n")
+
+    class Launcher:
+        def submit(self, spec: object) -> None:
+            (workspace.run("small").path / "doctor/job").mkdir(parents=True)
+
+    monkeypatch.setattr(job, "launcher_for", lambda cluster: Launcher())
+    monkeypatch.setattr(job, "relay", said)
+    monkeypatch.setattr(job, "load_exit", lambda record: code)
+    with pytest.raises(error, match="left no report; headrace: what is wrong") as caught:
+        job.examine(config, workspace, (), 300)
+    assert caught.value.exit_code == (2 if code == 2 else 3)
