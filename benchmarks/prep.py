@@ -33,7 +33,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,7 +42,7 @@ from typing import Any
 import orjson
 import yaml
 
-from benchmarks.record import median_ratio, parser, report
+from benchmarks.record import CACHE, median_ratio, parser, python_with, report
 from benchmarks.text_of_packages import END_OF_TEXT, everything, provenance, text_of_packages
 from data_prep.files import write_atomic
 
@@ -139,7 +138,7 @@ def fresh(cache: Path) -> Iterator[Path]:
 
 def compare(side: str, cache: Path, megabytes: int, rounds: int) -> dict[str, list[Outcome]]:
     """Both sides in turn, after a small uncounted round that fills caches of compiled code and of imports."""
-    python, tokenizer = datatrove_python(cache), tokenizer_json(cache)
+    python, tokenizer = python_with(cache / "datatrove", DATATROVE), tokenizer_json(cache)
     found: dict[str, list[Outcome]] = {"headrace": [], "datatrove": []}
     for counted in range(-1, rounds):
         inputs = text_of_packages(cache, mixed(side, megabytes if counted >= 0 else WARM_MEGABYTES))
@@ -183,17 +182,6 @@ def funnels(outcomes: dict[str, list[Outcome]]) -> str:
     height = max(map(len, columns))
     filled = [column + [" " * 44] * (height - len(column)) for column in columns]
     return "\n".join("".join(row).rstrip() for row in zip(*filled, strict=True))
-
-
-def datatrove_python(cache: Path) -> Path:
-    """The interpreter of an environment with datatrove, made if need be."""
-    folder = cache / "datatrove"
-    python, ready = folder / "bin" / "python", folder / "ready"
-    if not ready.is_file() or ready.read_text() != " ".join(DATATROVE):
-        venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *DATATROVE], check=True)
-        write_atomic(ready, " ".join(DATATROVE).encode())
-    return python
 
 
 def tokenizer_json(cache: Path) -> Path:
@@ -283,7 +271,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--only", choices=list(SHARES), help="one side of the two")
     options.add_argument("--profile", action="store_true", help="where our time goes, by step; no comparison")
-    options.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "headrace-benchmarks")
+    options.add_argument("--cache", type=Path, default=CACHE)
     chosen = options.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # for all that is started from here
     sizes = {"tokenize": chosen.megabytes, "full": chosen.full_megabytes}

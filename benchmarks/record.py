@@ -1,13 +1,21 @@
-"""What all benchmarks share: timing two sides in turn, and the one record that a benchmark ends with."""
+"""What all benchmarks share: a peer's environment, timing two sides in turn, and the one record that ends them."""
 
 import argparse
 import json
 import os
 import platform
 import statistics
+import subprocess
 import time
+import venv
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from data_prep.files import write_atomic
+
+CACHE = Path.home() / ".cache" / "headrace-benchmarks"
+"""Where benchmarks keep what they make once: texts, environments of peers."""
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -28,6 +36,17 @@ def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
 def median_ratio(theirs: list[float], ours: list[float]) -> float:
     """The median of their time over ours, round by round: above 1, we are faster."""
     return statistics.median(t / o for t, o in zip(theirs, ours, strict=True))
+
+
+def python_with(folder: Path, *installs: tuple[str, ...]) -> Path:
+    """The interpreter of a peer's own environment, made if need be: one `pip install` with each tuple of arguments."""
+    python, ready = folder / "bin" / "python", folder / "ready"
+    if not ready.is_file() or ready.read_text() != repr(installs):
+        venv.create(folder, with_pip=True)
+        for arguments in installs:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *arguments], check=True)
+        write_atomic(ready, repr(installs).encode())
+    return python
 
 
 def machine() -> dict[str, Any]:
