@@ -40,9 +40,9 @@ def store_of(url: str) -> tuple[Any, str]:
         raise DataMistake(f"{url}: {one_line(error)}; give a path or a URL that fsspec knows") from error
 
 
-def asked(url: str, ask: Callable[[], Answer]) -> Answer:
+def asked(url: str, ask: Callable[[], Answer], *, done: str = "read") -> Answer:
     """The store's answer, asked again after each of `PAUSES_S`. Raises the `LASTING` errors as they are; DataMistake
-    without credentials, DataError when the tries are used up, both naming the URL."""
+    without credentials, DataError when the tries are used up, both naming the URL and what cannot be `done`."""
     for pause_s in (*PAUSES_S, None):
         try:
             return ask()
@@ -54,7 +54,7 @@ def asked(url: str, ask: Callable[[], Answer]) -> Answer:
             if pause_s is None:
                 tries = len(PAUSES_S) + 1
                 raise DataError(
-                    f"{url} cannot be read: its store failed {tries} times, last with {one_line(error)};"
+                    f"{url} cannot be {done}: its store failed {tries} times, last with {one_line(error)};"
                     " run again when it is well: what was finished is kept"
                 ) from error
             time.sleep(pause_s)

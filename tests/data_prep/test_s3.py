@@ -20,8 +20,8 @@ from data_prep.fingerprints import fingerprints, known_fingerprints
 from data_prep.inputs import cut_units, list_inputs
 from data_prep.manifest import Manifest
 from tests.data_prep.corpora import config, files_of, write_inputs
-from tests.data_prep.s3_server import Proxy, environment, proxy, put, put_folder, s3_server
 from tests.data_prep.test_documents import lines, read
+from tests.s3_server import Proxy, connect, proxy, put, put_folder, s3_server
 
 RECORDS = [{"id": f"d{i}", "text": f"größer {i} " * (i % 7)} for i in range(120)]
 
@@ -40,12 +40,6 @@ def client(server: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 2}})
     yield
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-def connect(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment(port).items():
-        monkeypatch.setenv(name, value)
     s3fs.S3FileSystem.clear_instance_cache()
 
 

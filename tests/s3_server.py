@@ -9,10 +9,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
+
+import pytest
+import s3fs
 
 SERVER = """
 import sys
@@ -57,6 +60,13 @@ def environment(port: int) -> dict[str, str]:
     }
 
 
+def connect(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes this server the one that fsspec and child processes talk to."""
+    for name, value in environment(port).items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
 def put(port: int, bucket: str, key: str | None = None, data: bytes = b"") -> None:
     """Makes a bucket or an object in it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -73,7 +83,10 @@ def put_folder(port: int, bucket: str, folder: Path) -> None:
 
 
 class Proxy(ThreadingHTTPServer):
-    """Hands requests on. To each GET of an object it does what comes next in `faults`; `seen` has what it did."""
+    """Hands requests on. To each GET or PUT of an object it does what comes next in `faults`; `seen` has what it did.
+
+    A PUT that `holds` picks by its path goes nowhere: `held` says that it has come.
+    """
 
     daemon_threads = True
 
@@ -83,6 +96,8 @@ class Proxy(ThreadingHTTPServer):
         self.faults: deque[str] = deque()
         self.always = ""
         self.seen: list[str] = []
+        self.holds: Callable[[str], bool] = lambda path: False
+        self.held = threading.Event()
 
     @property
     def port(self) -> int:
@@ -119,16 +134,27 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer(*self._ask(), body_follows=False)
 
+    def do_DELETE(self) -> None:
+        self._answer(*self._ask())
+
+    def do_POST(self) -> None:
+        self._answer(*self._ask())
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.server.holds(self.path):
+            self.server.held.set()
+            self.connection.recv(1)  # until the client is gone
+            self.close_connection = True
+        elif not self._failed(self.server.next_fault()):
+            self._answer(*self._ask(body))
+
     def do_GET(self) -> None:
         is_object = "?" not in self.path and self.path.count("/") > 1
         fault = self.server.next_fault() if is_object else ""
-        if fault in ("500", "503"):
-            self._answer(int(fault), {"Content-Type": "application/xml"}, SLOW_DOWN if fault == "503" else INTERNAL)
-        elif fault == "reset":
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
-            self.close_connection = True
-        elif fault == "stall":
+        if self._failed(fault):
+            return
+        if fault == "stall":
             self.connection.recv(1)  # until the client gives up
             self.close_connection = True
         else:
@@ -140,9 +166,21 @@ class _Handler(BaseHTTPRequestHandler):
             else:  # less than was asked for, and says so
                 self._answer(status, headers, half if fault == "short" else body)
 
-    def _ask(self) -> tuple[int, dict[str, str], bytes]:
+    def _failed(self, fault: str) -> bool:
+        """Does what needs no answer from behind; gives whether it did."""
+        if fault in ("500", "503"):
+            self._answer(int(fault), {"Content-Type": "application/xml"}, SLOW_DOWN if fault == "503" else INTERNAL)
+        elif fault == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+        return fault in ("500", "503", "reset")
+
+    def _ask(self, sent: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+        if sent is None and "Content-Length" in self.headers:
+            sent = self.rfile.read(int(self.headers["Content-Length"]))
         connection = http.client.HTTPConnection("127.0.0.1", self.server.behind, timeout=30)
-        connection.request(self.command, self.path, headers=dict(self.headers))
+        connection.request(self.command, self.path, sent, headers=dict(self.headers))
         answer = connection.getresponse()
         body = answer.read()
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in HOP_BY_HOP}
