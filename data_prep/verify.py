@@ -12,10 +12,11 @@ def verify(folder: Path) -> tuple[str, ...]:
 
     Raises FileNotFoundError or ValueError if the manifest itself or its table is missing or damaged.
     """
-    return tuple(problem for path, expected in _covered(folder) if (problem := _problem(path, expected)) is not None)
+    return tuple(problem for path, expected in covered(folder) if (problem := _problem(path, expected)) is not None)
 
 
-def _covered(folder: Path) -> Iterator[tuple[Path, str]]:
+def covered(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Every file but the table that the manifest covers, and its sha256. Raises as `verify`."""
     manifest = read_manifest(folder)
     yield folder / "tokenizer.json", manifest.tokenizer_sha256
     for source in manifest.sources:

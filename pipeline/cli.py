@@ -82,20 +82,25 @@ def prep(
         show_forecast(run, workers, as_json=as_json)
         return
     from data_prep.build import prepare
-    from data_prep.manifest import as_rows
+    from data_prep.manifest import as_rows, read_manifest
     from data_prep.report.terminal import summary
     from data_prep.statistics import read_statistics
     from pipeline.monitor.views import corpus_progress
 
-    with corpus_progress() as update:
-        folder, manifest = prepare(
-            run.config.data,
-            run.workspace.corpora,
-            run.config.name,
-            workers=workers,
-            keep_dropped=keep_dropped,
-            progress=update,
-        )
+    pinned = fetch_corpus(run, hash_inputs=True)
+    if pinned is not None and not keep_dropped:
+        folder, manifest = pinned, read_manifest(pinned)
+    else:
+        with corpus_progress() as update:
+            folder, manifest = prepare(
+                run.config.data,
+                run.workspace.corpora,
+                run.config.name,
+                workers=workers,
+                keep_dropped=keep_dropped,
+                progress=update,
+            )
+    store_corpus(run, folder)
     report = folder / "report.html"
     record = {
         "corpus": str(folder),
@@ -104,6 +109,29 @@ def prep(
         "report": str(report) if report.exists() else None,
     }
     show(record, "\n".join([corpus_text(record), summary(manifest, read_statistics(folder))]), as_json=as_json)
+
+
+def fetch_corpus(run: Opened, *, hash_inputs: bool = False) -> Path | None:
+    """The run's corpus, if it is here by now: a remote may have had it."""
+    if run.config.remote is None:
+        return None
+    from pipeline.durable import bring_corpus, bring_pins
+    from pipeline.monitor.views import transfer_progress
+
+    bring_pins(run.config, run.workspace)
+    with transfer_progress("fetch") as moved:
+        return bring_corpus(run.config, run.workspace, moved, hash_inputs=hash_inputs)
+
+
+def store_corpus(run: Opened, folder: Path) -> None:
+    """A finished corpus goes to the remote, if there is one."""
+    from pipeline.durable import remote_of, upload_corpus
+    from pipeline.monitor.views import transfer_progress
+
+    remote = remote_of(run.config)
+    if remote is not None:
+        with transfer_progress("upload") as moved:
+            upload_corpus(folder, remote.at(f"corpora/{folder.name}"), moved)
 
 
 def show_forecast(run: Opened, workers: int | None, *, as_json: bool) -> None:
@@ -363,6 +391,7 @@ def submit(
         text = preview(job, run.config.cluster)
         show({"preview": text}, text, as_json=as_json)
         return
+    fetch_corpus(run)
     begin(run.config, run.workspace, write=False)
     run.workspace.run(run.config.name).stop.unlink(missing_ok=True)  # it was meant for an earlier start
     record = launcher_for(run.config.cluster).submit(job)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from cluster.config import ClusterConfig
 from data_prep.config import CorpusConfig
@@ -152,6 +153,10 @@ class CheckpointConfig:
     """Checkpoints kept beside those that an alias or an unfinished evaluation refers to."""
     asynchronous: bool = True
     """Write checkpoints beside training, from a copy in host memory; otherwise training waits for the disk."""
+    keep_local: int | None = None
+    """Of the checkpoints kept, how many stay in the workspace once `remote` has them; all if not given."""
+    upload_grace_s: float = 60.0
+    """Longest wait for an upload to `remote` after a notice to stop; at the run's end it is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +248,8 @@ class RunConfig:
     train: TrainConfig
     workspace: str = "workspace"
     """The folder that holds corpora, runs and the registry."""
+    remote: str | None = None
+    """A second, durable place for corpora and checkpoints, any fsspec URL (docs/checkpoints.md); none if not given."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     promote: PromoteConfig | None = None
     """Where and how checkpoints are promoted; without it, none is."""
@@ -344,6 +351,7 @@ def check(config: RunConfig) -> None:
         raise Mistake(
             f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share"
         )
+    check_remote(config)
     if not config.data.sources:
         raise Mistake("data.sources: give at least one source")
     if problem := problem_of([source.weight for source in config.data.sources]):
@@ -367,6 +375,27 @@ def check(config: RunConfig) -> None:
     check_batch(config.train, config.world_size)
     check_zero(config)
     check_guard(config.train.guard)
+
+
+def check_remote(config: RunConfig) -> None:
+    """Raises Mistake for a URL with secrets in it, and for limits that only a remote makes sense of."""
+    if config.remote is not None:
+        parts = urlsplit(config.remote)
+        if not config.remote.strip("/") or parts.query or "@" in parts.netloc:
+            raise Mistake(
+                "remote: give a plain URL such as s3://bucket/prefix; user, password and keys are read from the "
+                "store's environment variables"
+            )
+    keep = config.train.checkpoint
+    if keep.keep_local is not None:
+        _positive("train.checkpoint.keep_local", keep.keep_local)
+        if config.remote is None or keep.keep_local > keep.keep_last:
+            raise Mistake(
+                f"train.checkpoint.keep_local: {keep.keep_local} needs remote, and is at most "
+                f"train.checkpoint.keep_last, {keep.keep_last}"
+            )
+    if keep.upload_grace_s < 0:
+        raise Mistake(f"train.checkpoint.upload_grace_s: {keep.upload_grace_s} must not be negative")
 
 
 def check_zero(config: RunConfig) -> None:

@@ -43,6 +43,11 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("model.kv_heads=3", r"model.kv_heads: 4 heads cannot be shared by 3"),
         ("train.schedule.warmup_steps=1000", r"more than the run's 10 steps"),
         ("workspace=s3://bucket/x", r"s3://bucket/x is remote"),
+        ("remote=s3://key:secret@bucket/x", r"remote: give a plain URL such as"),
+        ("remote=s3://bucket/x?secret=1", r"remote: give a plain URL such as"),
+        ("remote=/", r"remote: give a plain URL such as"),
+        ("train.checkpoint.keep_local=1", r"train.checkpoint.keep_local: 1 needs remote"),
+        ("train.checkpoint.upload_grace_s=-1", r"train.checkpoint.upload_grace_s: -1.0 must not be negative"),
         ("name=../escape", r"name: '../escape' must be"),
         ("data.sources.0.weight=0", r"data.sources.0.weight: 0.0 must be more than 0"),
         ("data.sources.0.weight=heavy", r"data.sources.0.weight: .* valid number.*'heavy'"),
@@ -66,6 +71,7 @@ def test_a_mistake_is_one_line(tmp_path: Path, override: str, message: str) -> N
     with pytest.raises(Mistake, match=message) as caught:
         load(tmp_path, None, override)
     assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,8 @@ def test_digest_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
         "train.micro_batch_size=1",
         "train.checkpoint.every_steps=1",
         "monitor.wandb.project=x",
+        "remote=s3://bucket/x",
+        "train.checkpoint.upload_grace_s=9",
     ):
         assert load(tmp_path, None, same).digest == base.digest, same
     for other in (

@@ -1,0 +1,147 @@
+"""The durable tier: what of a workspace also lies at `remote`, so that a machine that has nothing can go on.
+
+    REMOTE/corpora/NAME-DIGEST/     shards/ heldout/ tokenizer.json shards.npy, last manifest.json
+    REMOTE/runs/NAME/               config.yaml  state.json  guard.json  metrics.jsonl  checkpoints/step-00000500/
+
+The workspace is the fast tier, and what counts for whoever works in it: only what it lacks is fetched, each file
+compared with the record that covers it. Here are the corpora and what a run has pinned; its checkpoints go and come by
+`pipeline.train.upload` and `pipeline.train.tiers`.
+"""
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from data_prep.files import read_record, sync_folder, write_atomic
+from data_prep.manifest import MANIFEST_NAME, SHARDS_NAME, read_manifest_record
+from data_prep.verify import covered
+from pipeline.config import RunConfig
+from pipeline.locks import locked
+from pipeline.remote import Damaged, RemoteFolder, plain_path
+from pipeline.runs import RunState, read_state
+from pipeline.workspace import Workspace
+
+Moving = TypeVar("Moving")
+
+FILES_AT_ONCE = 4
+"""Of a corpus, going or coming; the stores' own clients move the parts of a large one side by side."""
+FOR_PEOPLE = ("statistics.json", "report.html")
+"""What no digest covers, and nothing but a page is made of."""
+Moved = Callable[[int, int], None]
+"""`moved(done, total)`: files of a corpus that have gone or come, and all of them."""
+
+
+def remote_of(config: RunConfig) -> RemoteFolder | None:
+    return RemoteFolder(config.remote) if config.remote is not None else None
+
+
+def remote_run(config: RunConfig) -> RemoteFolder | None:
+    """Where the run's files lie at `remote`."""
+    remote = remote_of(config)
+    return remote.at(f"runs/{config.name}") if remote else None
+
+
+def bring_pins(config: RunConfig, workspace: Workspace) -> None:
+    """A run that has begun elsewhere is the same one here: what it has pinned comes first. Raises Damaged."""
+    remote, run = remote_run(config), workspace.run(config.name)
+    if remote is None or read_state(run) is not None:
+        return
+    with locked(run.path / ".bring.lock"):  # each rank asks; the first one brings it
+        data = remote.read(run.state.name)
+        if data is None or read_state(run) is not None:
+            return
+        coming = run.path / ".coming-state.json"
+        write_atomic(coming, data)
+        try:
+            plain_path(read_record(RunState, coming).corpus)
+        except ValueError as error:
+            raise Damaged(f"{remote.url}/{run.state.name} is no record of a run: {error}") from error
+        write_atomic(run.config, remote.read(run.config.name) or b"")
+        coming.replace(run.state)
+        sync_folder(run.path)
+
+
+def bring_corpus(
+    config: RunConfig, workspace: Workspace, moved: Moved = lambda done, total: None, *, hash_inputs: bool = False
+) -> Path | None:
+    """Fetches the corpus that the run has pinned, or that its config and inputs name, if the workspace lacks it and the
+    remote has it. Gives its folder if it is here then.
+
+    Without `hash_inputs`, inputs that were never hashed on this machine name none. Raises Damaged.
+    """
+    remote, state = remote_of(config), read_state(workspace.run(config.name))
+    if remote is None:
+        return None
+    if state is not None:
+        folder = workspace.corpora / state.corpus
+    else:
+        from data_prep.config import check_config
+        from data_prep.plan import make_plan, try_plan  # brings pyarrow
+
+        check_config(config.data, config.name)
+        plan = (make_plan if hash_inputs else try_plan)(config.data, workspace.corpora, config.name)
+        if plan is None:
+            return None
+        folder = plan.folder
+    manifest = folder / MANIFEST_NAME
+    if not manifest.is_file():
+        with locked(workspace.corpora / f".fetching-{folder.name}.lock"):  # each rank asks; the first one fetches it
+            if not manifest.is_file():
+                fetch_corpus(remote.at(f"corpora/{folder.name}"), folder, moved)
+    return folder if manifest.is_file() else None
+
+
+def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved) -> None:
+    """Brings a whole corpus here, if it is there; what an interrupted call has brought is not asked for again."""
+    data = remote.read(MANIFEST_NAME)
+    if data is None:
+        return
+    coming = folder.with_name(f".fetching-{folder.name}")
+    write_atomic(coming / MANIFEST_NAME, data)
+    try:
+        record = read_manifest_record(coming)
+    except ValueError as error:
+        raise Damaged(f"{remote.url}/{MANIFEST_NAME}: {error}") from error
+    remote.fetch(SHARDS_NAME, coming / SHARDS_NAME, record.shards_sha256)
+    files = [(path.relative_to(coming).as_posix(), sha256) for path, sha256 in covered(coming)]
+    _side_by_side(lambda file: remote.fetch(file[0], coming / file[0], file[1]), files, moved)
+    for name in FOR_PEOPLE:
+        page = remote.read(name)
+        if page is not None:
+            write_atomic(coming / name, page)
+    if folder.exists():  # a build that was broken off; it has no record, or we would not be here
+        shutil.rmtree(folder)
+    coming.rename(folder)
+    sync_folder(folder.parent)
+
+
+def upload_corpus(folder: Path, remote: RemoteFolder, moved: Moved = lambda done, total: None) -> None:
+    """Stores a finished corpus, its manifest last; nothing if it is there. `remote` is its folder in the store.
+
+    A folder's name says what its bytes are, so a file that is there in full, from an upload that was broken off, is not
+    sent again.
+    """
+    manifest = (folder / MANIFEST_NAME).read_bytes()
+    if remote.read(MANIFEST_NAME) == manifest:
+        return
+    paths = [path for path, _ in covered(folder)] + [folder / SHARDS_NAME, *(folder / name for name in FOR_PEOPLE)]
+
+    def send(path: Path) -> None:
+        name = path.relative_to(folder).as_posix()
+        if remote.size_bytes(name) != path.stat().st_size:
+            remote.put(name, path)
+
+    _side_by_side(send, [path for path in paths if path.exists()], moved)
+    remote.write(MANIFEST_NAME, manifest)
+
+
+def _side_by_side(move: Callable[[Moving], None], files: Sequence[Moving], moved: Moved) -> None:
+    """Moves all files; the first error ends it when those under way are through."""
+    pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="remote")
+    try:
+        for done, _ in enumerate(pool.map(move, files), start=1):
+            moved(done, len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,196 @@
+"""A corpus and a run's pins over two workspaces: stored whole or not at all, fetched whole and verified or not at all."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.files import write_record
+from data_prep.manifest import MANIFEST_NAME, read_manifest, record_of, sealed
+from pipeline.config import RunConfig, load_config
+from pipeline.durable import bring_corpus, bring_pins, remote_run, upload_corpus
+from pipeline.errors import Mistake
+from pipeline.remote import Damaged, RemoteFolder
+from pipeline.runs import begin, pin, read_state
+from pipeline.workspace import Workspace, open_workspace
+from tests.stores import Outage, files_at, harm, memory_store, tree
+from tests.train.small_runs import config_tree, small_corpus, write_config
+
+CORPUS = "small-0123456789abcdef"
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteFolder]:
+    yield from memory_store()
+
+
+@pytest.fixture
+def begun(remote: RemoteFolder, tmp_path: Path) -> Workspace:
+    """A workspace with a corpus and a run that has begun on it."""
+    config, workspace = opened(remote, tmp_path / "first")
+    manifest = small_corpus(workspace.corpora / CORPUS)
+    (workspace.corpora / CORPUS / "statistics.json").write_text("{}")
+    pin(config, workspace.run("small"), workspace.corpora / CORPUS, manifest)
+    return workspace
+
+
+def opened(remote: RemoteFolder, folder: Path) -> tuple[RunConfig, Workspace]:
+    config_file = write_config(folder.with_suffix(".yaml"), config_tree(folder, steps=4, every_steps=2))
+    config = load_config(config_file, [f"remote={remote.url}"])
+    return config, open_workspace(config)
+
+
+def store(remote: RemoteFolder, begun: Workspace) -> RemoteFolder:
+    """Everything of the first workspace but checkpoints; gives the corpus's folder."""
+    there = remote.at(f"corpora/{CORPUS}")
+    upload_corpus(begun.corpora / CORPUS, there)
+    for name in ("state.json", "config.yaml"):
+        remote.at("runs/small").write(name, (begun.run("small").path / name).read_bytes())
+    return there
+
+
+def test_a_machine_that_has_nothing_gets_the_runs_corpus(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    assert bring_corpus(config, workspace) == workspace.corpora / CORPUS
+    assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
+    assert read_state(workspace.run("small")) == read_state(begun.run("small"))
+    assert begin(config, workspace)[1] == read_manifest(begun.corpora / CORPUS)
+    assert tree(workspace.run("small").path).keys() == {"state.json", "config.yaml", ".bring.lock"}
+
+
+def test_without_a_remote_nothing_is_brought(begun: Workspace, remote: RemoteFolder, tmp_path: Path) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    config = replace(config, remote=None)
+    bring_pins(config, workspace)
+    assert bring_corpus(config, workspace) is None
+    assert remote_run(config) is None
+    assert tree(workspace.path) == {}
+
+
+def test_a_run_that_never_began_and_a_corpus_that_was_never_stored_are_not_there(
+    remote: RemoteFolder, tmp_path: Path
+) -> None:
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    assert read_state(workspace.run("small")) is None
+
+
+def test_the_manifest_is_stored_last(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off at any file, there is no corpus yet; and what is there is not sent again."""
+    there, corpus = remote.at(f"corpora/{CORPUS}"), begun.corpora / CORPUS
+    sent: list[str] = []
+    put = RemoteFolder.put
+
+    def until(limit: int) -> None:
+        def counted(folder: RemoteFolder, name: str, file: Path) -> None:
+            if len(sent) == limit:
+                raise DataError("broken off")
+            sent.append(name)
+            put(folder, name, file)
+
+        monkeypatch.setattr(RemoteFolder, "put", counted)
+
+    names = tree(corpus).keys() - {MANIFEST_NAME}
+    for limit in (0, 3, len(names) - 1):
+        until(limit)
+        with pytest.raises(DataError, match="broken off"):
+            upload_corpus(corpus, there)
+        assert there.read(MANIFEST_NAME) is None
+        config, workspace = opened(remote, tmp_path / f"other{limit}")
+        pin(config, workspace.run("small"), corpus, read_manifest(corpus))
+        assert bring_corpus(config, workspace) is None
+    until(1000)
+    upload_corpus(corpus, there)
+    assert sorted(sent) == sorted(names), "each once"
+    upload_corpus(corpus, there)
+    assert len(sent) == len(names)
+    assert files_at(there) == tree(corpus)
+
+
+@pytest.mark.parametrize("how", ["flip", "tear", "delete"])
+@pytest.mark.parametrize(
+    "name",
+    ["tokenizer.json", "shards.npy", "shards/prose-00000.tar", "shards/code.cells.npy", "heldout/prose.parquet"],
+)
+def test_a_damaged_file_of_a_stored_corpus_is_named_and_the_corpus_does_not_exist_here(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path, name: str, how: str
+) -> None:
+    there = store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    harm(there, name, how)
+    with pytest.raises(Damaged, match=f"{there.url}/{name} "):
+        bring_corpus(config, workspace)
+    with pytest.raises(Mistake, match="is gone, and run small trains on it"):
+        begin(config, workspace)
+    there.put(name, begun.corpora / CORPUS / name)
+    assert bring_corpus(config, workspace) is not None, "once it is mended"
+    assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
+
+
+def test_a_manifest_that_names_files_outside_brings_none(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    """Its own digest is right: whoever can write the store can make it so."""
+    there = store(remote, begun)
+    manifest = read_manifest(begun.corpora / CORPUS)
+    first = replace(manifest.heldout[0], name="../../../../escaped")
+    evil = sealed(replace(manifest, heldout=(first,)))
+    write_record(tmp_path / "evil.json", record_of(evil))
+    there.put(MANIFEST_NAME, tmp_path / "evil.json")
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    with pytest.raises(Damaged, match="no name that headrace gives"):
+        bring_corpus(config, workspace)
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+@pytest.mark.parametrize("corpus", ["../../../etc", "/etc", ""])
+def test_pins_that_lead_outside_are_refused(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path, corpus: str
+) -> None:
+    state = read_state(begun.run("small"))
+    assert state is not None
+    write_record(tmp_path / "evil.json", replace(state, corpus=corpus))
+    remote.at("runs/small").put("state.json", tmp_path / "evil.json")
+    config, workspace = opened(remote, tmp_path / "second")
+    with pytest.raises(Damaged, match="no name that headrace gives"):
+        bring_pins(config, workspace)
+    assert read_state(workspace.run("small")) is None
+
+
+def test_a_store_that_stays_away_is_no_empty_store(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    outage = Outage(monkeypatch)
+    outage.broken = True
+    with pytest.raises(DataError, match=r"state\.json cannot be read: its store failed"):
+        bring_pins(config, workspace)
+    outage.broken = False
+    bring_pins(config, workspace)
+    outage.broken = True
+    with pytest.raises(DataError, match=r"manifest\.json cannot be read: its store failed"):
+        bring_corpus(config, workspace)
+    outage.broken = False
+    assert bring_corpus(config, workspace) is not None
+
+
+def test_what_a_broken_off_build_left_gives_way(remote: RemoteFolder, begun: Workspace, tmp_path: Path) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    (workspace.corpora / CORPUS / "shards").mkdir(parents=True)
+    (workspace.corpora / CORPUS / "shards" / "half.tar").touch()
+    assert bring_corpus(config, workspace) is not None
+    assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
