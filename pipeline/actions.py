@@ -1,13 +1,13 @@
 """What `headrace run` does next: a pure function of what is there.
 
-State ──next_actions──> Prepare | Train | Evaluate | Promote | Prune | GiveUp
+State ──next_actions──> Prepare | Train | Evaluate | Promote | Prune | PruneRemote | GiveUp
 """
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from cluster.job import JobState
-from pipeline.promote.retention import checkpoints_to_delete, set_aside_to_delete
+from pipeline.promote.retention import checkpoints_to_delete, local_to_delete, set_aside_to_delete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,10 @@ class State:
     keep_last: int
     set_aside: tuple[str, ...] = ()
     """Names of the folders of checkpoints that were damaged, or that a rollback went back behind."""
+    keep_local: int | None = None
+    """Of these, how many the workspace keeps of what the remote has; None is all."""
+    uploaded: frozenset[int] = frozenset()
+    """Steps that this workspace has stored at the remote."""
     evaluating: int | None = None
     """The step that is being evaluated right now."""
     failed: frozenset[int] = frozenset()
@@ -64,11 +68,16 @@ class Prune:
 
 
 @dataclass(frozen=True)
+class PruneRemote:
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GiveUp:
     """Training failed, and starting it again would fail the same way."""
 
 
-Action: TypeAlias = Prepare | Train | Evaluate | Promote | Prune | GiveUp
+Action: TypeAlias = Prepare | Train | Evaluate | Promote | Prune | PruneRemote | GiveUp
 
 
 def next_actions(state: State) -> tuple[Action, ...]:
@@ -88,10 +97,13 @@ def next_actions(state: State) -> tuple[Action, ...]:
     elif waiting and state.evaluating is None:
         actions.append(Evaluate(waiting[0]))
     pending = {*unevaluated(state), *undecided}
-    outdated = checkpoints_to_delete(state.saved, state.keep_last, {*pending, *state.protected})
+    kept = {*pending, *state.protected}
+    outdated = local_to_delete(state.saved, state.keep_last, state.keep_local, kept, state.uploaded)
     set_aside = set_aside_to_delete(state.set_aside, state.protected)
     if outdated or set_aside:
         actions.append(Prune(outdated, set_aside))
+    if outdated := checkpoints_to_delete(state.uploaded, state.keep_last, kept):
+        actions.append(PruneRemote(outdated))
     # Giving up comes last: what was saved before is still evaluated and promoted.
     return tuple(action for action in actions if not (isinstance(action, GiveUp) and len(actions) > 1))
 

@@ -12,6 +12,7 @@ from pipeline.promote.registry import read_entries
 from pipeline.promote.stage import decided_steps
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import steps_saved
+from pipeline.train.stored import uploaded_steps
 from pipeline.workspace import RunFolder, Workspace
 
 
@@ -35,6 +36,8 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         protected=protected_steps(config, workspace),
         keep_last=config.train.checkpoint.keep_last,
         set_aside=tuple(path.name for path in folder.checkpoints.glob("step-*.*")),
+        keep_local=config.train.checkpoint.keep_local,
+        uploaded=uploaded_steps(folder),
     )
 
 

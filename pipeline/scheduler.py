@@ -9,6 +9,7 @@ idempotent, and runs in a process of its own where it is heavy, so that a crash 
 
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,22 @@ from types import FrameType
 
 from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_job
 from cluster.signals import StopNotice
-from pipeline.actions import Evaluate, GiveUp, Prepare, Promote, Prune, Train, is_trained, may_live, next_actions
+from data_prep.errors import DataError
+from pipeline.actions import (
+    Evaluate,
+    GiveUp,
+    Prepare,
+    Promote,
+    Prune,
+    PruneRemote,
+    Train,
+    is_trained,
+    may_live,
+    next_actions,
+)
 from pipeline.children import POLL_S, Evaluation, prepare
 from pipeline.config import RunConfig
+from pipeline.durable import bring_pins, remote_run
 from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.locks import locked
 from pipeline.monitor.views import wandb_view
@@ -28,6 +42,7 @@ from pipeline.observe import observe
 from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
 from pipeline.runs import read_state, run_id
+from pipeline.train.stored import remove_stored
 from pipeline.workspace import RunFolder, Workspace
 
 UNSEEN_S = 600.0
@@ -46,6 +61,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
     with locked(folder.path / "run.lock", busy=busy), StopNotice(files=(folder.stop,)) as notice, interrupt_as_notice():
         folder.stop.unlink(missing_ok=True)  # it was meant for an earlier start
+        bring_pins(config, workspace)
         ours = _living_job(config, folder)
         evaluation, patience = Evaluation(command), Patience(config.name)
         worked = False
@@ -76,6 +92,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                             prune(folder.checkpoint(step))
                         for name in set_aside:
                             prune(folder.checkpoints / name)
+                    case PruneRemote(steps):
+                        prune_remote(config, folder, steps)
                     case GiveUp():
                         raise PipelineError(f"run {config.name}: training failed; {last_words(folder)}")
             watch()
@@ -134,6 +152,17 @@ def prune(checkpoint: Path) -> None:
     doomed = checkpoint.with_name(f".{checkpoint.name}.deleting")
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def prune_remote(config: RunConfig, folder: RunFolder, steps: Sequence[int]) -> None:
+    """Deletes checkpoints at the remote. A store that stays away costs its space, not the run."""
+    remote = remote_run(config)
+    for step in steps:
+        try:
+            if remote is not None:
+                remove_stored(folder, remote, step)
+        except (DataError, Mistake) as error:
+            print(f"headrace: {error}; step {step} stays at the remote", file=sys.stderr)
 
 
 def last_words(folder: RunFolder) -> str:

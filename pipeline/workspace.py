@@ -2,8 +2,8 @@
 
 WORKSPACE/
   corpora/NAME-DIGEST/
-  runs/NAME/             config.yaml  state.json  guard.json  metrics.jsonl  checkpoints/step-00000500/  evals/  job/
-                         doctor/  wandb/
+  runs/NAME/             config.yaml  state.json  guard.json  metrics.jsonl  checkpoints/step-00000500/  uploads/
+                         evals/  job/  doctor/  wandb/
   registry/MODEL/
 """
 
@@ -37,6 +37,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def uploads(self) -> Path:
+        """Notes of what this workspace has stored at the remote (`pipeline.train.upload.Upload`)."""
+        return self.path / "uploads"
+
+    def upload(self, step: int) -> Path:
+        return self.uploads / f"step-{step:08d}.json"
 
     @property
     def evals(self) -> Path:

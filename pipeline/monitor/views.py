@@ -39,6 +39,12 @@ def corpus_progress() -> Iterator[Callable[["Progress"], None]]:
 
 
 @contextmanager
+def transfer_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    with progress(title, unit="files") as bar:
+        yield lambda done, total: bar.update(done=done, total=total)
+
+
+@contextmanager
 def evaluation_progress() -> Iterator[Callable[[int, int], None]]:
     with progress("evaluate", unit="tokens") as bar:
         yield lambda done, total: bar.update(done=done, total=total)
@@ -123,5 +129,7 @@ def show_line(bar: Bar, line: Line) -> None:
             bar.say(f"step {line['step']:,}: {verdict}: {line['why']}")
         case "guard":
             bar.say(f"WARNING: {line.get('problem', line)}")
+        case "upload" if "problem" in line:
+            bar.say(f"WARNING: {line['problem']}")
         case "notice":
             bar.say(f"told to stop ({line['reason']}): step {line['step']:,} is saved")

@@ -113,6 +113,10 @@ def _checkpoint(line: Line) -> dict[str, Any]:
     return {f"checkpoint/{name}": line.get(name) for name in ("size_bytes", "save_s")}
 
 
+def _upload(line: Line) -> dict[str, Any]:
+    return {f"upload/{name}": line.get(name) for name in ("size_bytes", "upload_s")}
+
+
 def _eval(line: Line) -> dict[str, Any]:
     """`eval/heldout/bits_per_byte`, and beside it its `/standard_error`."""
     found: dict[str, Any] = {}
@@ -126,7 +130,7 @@ def _promote(line: Line) -> dict[str, Any]:
     return {"promote/promoted": int(line.get("verdict") == "promote"), "promote/generation": line.get("generation")}
 
 
-_SHOWN = {"step": _step, "checkpoint": _checkpoint, "eval": _eval, "promote": _promote}
+_SHOWN = {"step": _step, "checkpoint": _checkpoint, "upload": _upload, "eval": _eval, "promote": _promote}
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Which checkpoints may go, and which of the folders that were set aside."""
+"""Which checkpoints may go, here and at the remote, and which of the folders that were set aside."""
 
 import re
 from collections.abc import Collection
@@ -18,6 +18,21 @@ def checkpoints_to_delete(steps: Collection[int], keep_last: int, protected: Col
     newest_first = sorted(set(steps), reverse=True)
     kept = {*newest_first[: max(keep_last, 1)], *protected}
     return tuple(step for step in reversed(newest_first) if step not in kept)
+
+
+def local_to_delete(
+    steps: Collection[int],
+    keep_last: int,
+    keep_local: int | None,
+    protected: Collection[int],
+    uploaded: Collection[int],
+) -> tuple[int, ...]:
+    """The same for the workspace where a remote holds copies: with `keep_local`, it keeps fewer, but none goes early
+    that is not recorded at the remote."""
+    outdated = {*checkpoints_to_delete(steps, keep_last, protected)}
+    if keep_local is not None:
+        outdated |= {*checkpoints_to_delete(steps, keep_local, protected)} & {*uploaded}
+    return tuple(sorted(outdated))
 
 
 def set_aside_to_delete(names: Collection[str], protected: Collection[int]) -> tuple[str, ...]:

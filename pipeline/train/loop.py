@@ -28,9 +28,10 @@ from pipeline.data.corpus_shards import LocalShards
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import document_ids
+from pipeline.durable import remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
-from pipeline.train.checkpoint import Checkpoint, Newest, newest_good, read_checkpoint
+from pipeline.train.checkpoint import Checkpoint, Newest, read_checkpoint
 from pipeline.train.engine import (
     averaged,
     from_main,
@@ -45,6 +46,7 @@ from pipeline.train.guard import Figures, Guard, act, read_guard, recent_figures
 from pipeline.train.saving import Saver, load
 from pipeline.train.schedule import learning_rate, progress
 from pipeline.train.stragglers import of_rank, rank_figures
+from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder
 
@@ -198,8 +200,8 @@ def watchdog_of(config: RunConfig, tell: Tell) -> Watchdog:
 
 
 def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: World, tell: Tell) -> int | None:
-    """Loads the newest checkpoint whose files all hold, and gives its step; None if the run has none yet."""
-    found: list[Newest | None] = [newest_good(run.checkpoints) if world.is_main else None]
+    """Loads the newest good checkpoint of both tiers, and gives its step; None if the run has none yet."""
+    found: list[Newest | None] = [newest_of_tiers(run, remote_run(config)) if world.is_main else None]
     dist.broadcast_object_list(found)
     newest = found[0]
     assert newest is not None

@@ -1,17 +1,22 @@
 """One rank's life: find its place in the world, claim the run, train, and let rank 0 tell what happens."""
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cluster.signals import STOP_FILE_VARIABLE, StopNotice
 from cluster.world import world_from_env
 from pipeline.config import RunConfig, check_batch
+from pipeline.durable import bring_corpus, bring_pins, remote_run
 from pipeline.locks import locked
 from pipeline.monitor.journal import Journal
 from pipeline.monitor.views import training_view
 from pipeline.runs import begin, run_id
-from pipeline.train.loop import train
-from pipeline.workspace import Workspace
+from pipeline.train.loop import Tell, train
+from pipeline.train.tiers import catch_up
+from pipeline.train.upload import Uploader
+from pipeline.workspace import RunFolder, Workspace
 
 
 def train_rank(config: RunConfig, workspace: Workspace) -> bool:
@@ -24,20 +29,49 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
     with StopNotice(files=(run.stop,)) as notice:
         world = world_from_env(os.environ)
         check_batch(config.train, world.size)
+        bring_pins(config, workspace)
+        bring_corpus(config, workspace)
         if not world.is_main:
             corpus, manifest = begin(config, workspace, write=False)
             train(config, run, corpus, manifest, world, notice, lambda kind, **figures: None)
             return False
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
-        with locked(run.path / "train.lock", busy=busy), Journal(run.metrics) as journal:
+        with locked(run.path / "train.lock", busy=busy), up_to_date(config, run) as journal:
             if STOP_FILE_VARIABLE not in os.environ:  # started by hand; no rank looks before it has met this one
                 run.stop.unlink(missing_ok=True)
             corpus, manifest = begin(config, workspace)
             with training_view(config, run, run_id(config, manifest.digest)) as view:
 
-                def tell(kind: str, **figures: Any) -> None:
+                def say(kind: str, **figures: Any) -> None:
                     journal.append(kind, **figures)
                     view(kind, figures)
 
-                train(config, run, corpus, manifest, world, notice, tell)
+                with stored(config, run, say, notice.requested) as tell:
+                    train(config, run, corpus, manifest, world, notice, tell)
             return True
+
+
+@contextmanager
+def up_to_date(config: RunConfig, run: RunFolder) -> Iterator[Journal]:
+    """The run's journal, with what the run has lived through elsewhere."""
+    if (remote := remote_run(config)) is not None:
+        catch_up(run, remote)
+    with Journal(run.metrics) as journal:
+        yield journal
+
+
+@contextmanager
+def stored(config: RunConfig, run: RunFolder, say: Tell, told_to_stop: Callable[[], bool]) -> Iterator[Tell]:
+    """Where there is a remote, who tells the journal tells the uploader too."""
+    remote = remote_run(config)
+    if remote is None:
+        yield say
+        return
+    grace_s = config.train.checkpoint.upload_grace_s
+    with Uploader(run, remote, say, grace_s=grace_s, told_to_stop=told_to_stop) as uploader:
+
+        def tell(kind: str, **figures: Any) -> None:
+            say(kind, **figures)
+            uploader.heard(kind, figures)
+
+        yield tell

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.job import JobState
-from pipeline.actions import Evaluate, GiveUp, Prepare, Promote, Prune, State, Train, next_actions
+from pipeline.actions import Evaluate, GiveUp, Prepare, Promote, Prune, PruneRemote, State, Train, next_actions
 
 DONE = State(
     has_corpus=True,
@@ -66,6 +66,15 @@ def test_pruning_spares_what_is_waited_for() -> None:
     assert next_actions(replace(DONE, set_aside=set_aside)) == (Prune((), set_aside[1:2]),)
 
 
+def test_both_tiers_are_pruned_by_what_each_of_them_has() -> None:
+    stored = replace(DONE, keep_last=2, uploaded=frozenset({0, 10, 20}))
+    assert next_actions(stored) == (Prune((0, 10)), PruneRemote((0,)))
+    assert next_actions(replace(stored, keep_local=1)) == (Prune((0, 10, 20)), PruneRemote((0,)))
+    assert next_actions(replace(stored, protected=frozenset({0}))) == (Prune((10,)),)
+    waiting = replace(stored, evaluated=frozenset({10, 20, 30}), evaluating=0, keep_local=1)
+    assert next_actions(waiting) == (Prune((10, 20)),), "what is to be evaluated stays here, and there"
+
+
 @st.composite
 def states(draw: st.DrawFn) -> State:
     saved = tuple(range(0, draw(st.integers(0, 4)) * 10, 10))
@@ -83,6 +92,8 @@ def states(draw: st.DrawFn) -> State:
         promotes=draw(st.booleans()),
         protected=draw(subset),
         keep_last=draw(st.integers(1, 3)),
+        keep_local=draw(st.integers(1, 3) | st.none()),
+        uploaded=draw(st.frozensets(st.sampled_from([0, 10, 20, 30, 40]))),
         evaluating=draw(st.sampled_from([None, *saved])),
         failed=draw(subset),
     )
@@ -107,3 +118,9 @@ def test_no_action_ever_hurts(state: State) -> None:
                 assert not {*steps} & {*state.protected}
                 if state.evaluates:
                     assert {*steps} <= {*state.evaluated}
+                newest = {*state.saved[-state.keep_last :]}
+                assert {*steps} & newest <= state.uploaded
+            case PruneRemote(steps):
+                assert {*steps} <= state.uploaded
+                assert max(state.uploaded) not in steps
+                assert not {*steps} & {*state.protected}

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.promote.retention import checkpoints_to_delete, set_aside_to_delete
+from pipeline.promote.retention import checkpoints_to_delete, local_to_delete, set_aside_to_delete
 
 steps = st.sets(st.integers(0, 1000), max_size=30)
 
@@ -57,3 +57,24 @@ def test_what_is_left_of_the_set_aside_is_bounded_and_referenced_is_spared(
     assert set_aside_to_delete(names.keys() - set(gone), protected) == (), "once is enough"
     if folders:
         assert len(gone) < len(names)
+
+
+def test_the_workspace_keeps_fewer_of_what_is_recorded_elsewhere() -> None:
+    steps, stored = [10, 20, 30, 40, 50], {20, 40}
+    assert local_to_delete(steps, 3, None, [], stored) == (10, 20)
+    assert local_to_delete(steps, 3, 1, [], stored) == (10, 20, 40)
+    assert local_to_delete(steps, 3, 1, [40], stored) == (10, 20)
+    assert local_to_delete(steps, 3, 1, [], ()) == (10, 20)
+
+
+@given(steps, st.integers(1, 5), st.integers(1, 5) | st.none(), steps, steps)
+def test_nothing_goes_early_that_is_not_recorded_elsewhere_and_nothing_protected_ever(
+    steps: set[int], keep_last: int, keep_local: int | None, protected: set[int], uploaded: set[int]
+) -> None:
+    gone = {*local_to_delete(steps, keep_last, keep_local, protected, uploaded)}
+    outdated = {*checkpoints_to_delete(steps, keep_last, protected)}
+    assert outdated <= gone <= steps - protected
+    assert gone - outdated <= uploaded
+    assert not steps or max(steps) not in gone
+    if keep_local is not None and steps <= uploaded:
+        assert len(steps - protected - gone) <= min(keep_last, keep_local)

@@ -1,0 +1,143 @@
+"""The checkpoints of a run over both tiers: which is the newest good one, and how it comes here.
+
+    local   newest whose files hold ──┐
+                                      ├──> the newer one; from the remote it is fetched, every file verified, committed
+    remote  newer than that, if any ──┘
+
+The remote lags behind, and that is all it may do: what a rollback has set aside here does not come back from there.
+"""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from data_prep.errors import DataError
+from data_prep.files import read_record, sync_folder, write_atomic, write_record
+from pipeline.errors import CorruptCheckpoint, PipelineError
+from pipeline.remote import Damaged, RemoteFolder, plain_path
+from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
+from pipeline.train.guard import GuardState
+from pipeline.train.stored import Upload, is_rewound, remote_checkpoint, remote_digest, remote_steps
+from pipeline.workspace import RunFolder
+
+FILES_AT_ONCE = 4
+"""Of a checkpoint on its way here; the stores' own clients fetch the parts of each side by side."""
+
+
+def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None) -> Newest:
+    """The newest checkpoint of both tiers whose files all hold; it is in the workspace then.
+
+    Raises DataError if the store does not answer and the workspace has none to go on from.
+    """
+    local = newest_good(run.checkpoints)
+    if remote is None:
+        return local
+    passed_over = list(local.passed_over)
+    try:
+        for step in newer_at_remote(remote, local.step):
+            try:
+                if fetch_checkpoint(remote_checkpoint(remote, step), run, step):
+                    return Newest(step=step, passed_over=tuple(passed_over))
+            except Damaged as error:
+                passed_over.append(f"{error}; use another checkpoint")
+                # Begun and not done: when its step is saved again, its files are sent again whatever its record says.
+                write_record(run.upload(step), Upload(step=step, done=False))
+    except DataError as error:
+        if local.step is None:
+            raise
+        passed_over.append(f"{error}; whether it has a checkpoint newer than step {local.step} is not known")
+    return replace(local, passed_over=tuple(passed_over))
+
+
+def newer_at_remote(remote: RemoteFolder, step: int | None) -> list[int]:
+    """Steps behind a local one, the newest first."""
+    return [one for one in remote_steps(remote) if step is None or one > step]
+
+
+def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int) -> bool:
+    """Brings a checkpoint here, and commits it like one that was saved here; gives False if there is none to bring.
+
+    What an interrupted call has brought is not asked for again. Raises Damaged, naming the file.
+    """
+    coming = run.checkpoint(step).with_name(f".step-{step:08d}.fetching")
+    checkpoint = read_remote(remote, coming)
+    if checkpoint is None:
+        return False
+    if is_rewound(run, step, checkpoint.digest):
+        shutil.rmtree(coming)
+        return False
+    if (checkpoint.run, checkpoint.step) != (run.path.name, step):
+        raise Damaged(f"{remote.url} holds step {checkpoint.step} of run {checkpoint.run}")
+    for name in checkpoint.files:
+        plain_path(name)
+
+    def fetch(name: str) -> None:
+        file = checkpoint.files[name]
+        remote.fetch(name, coming / name, file.sha256, file.size_bytes)
+
+    pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="fetch")
+    try:
+        list(pool.map(fetch, sorted(checkpoint.files)))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    coming.rename(run.checkpoint(step))
+    sync_folder(run.checkpoints)
+    for rest in run.checkpoints.glob(".step-*.fetching"):
+        shutil.rmtree(rest)
+    return True
+
+
+def read_remote(remote: RemoteFolder, coming: Path) -> Checkpoint | None:
+    """The record of a checkpoint at the remote, left in the folder too; None if it was never completed there."""
+    data = remote.read(RECORD_NAME)
+    if data is None:
+        return None
+    write_atomic(coming / RECORD_NAME, data)
+    try:
+        return read_checkpoint(coming)
+    except CorruptCheckpoint as error:
+        shutil.rmtree(coming)
+        raise Damaged(f"{remote.url}/{RECORD_NAME} is damaged or torn") from error
+
+
+def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
+    """Takes over what the run has lived through elsewhere, before anything of it is read: if the remote has a newer
+    checkpoint than the workspace, then its guard's state and its journal's lines come with it.
+
+    Raises DataError if the store does not answer and the workspace has no checkpoint.
+    """
+    saved = steps_saved(run.checkpoints)
+    try:
+        newer = {step: remote_digest(remote, step) for step in newer_at_remote(remote, saved[-1] if saved else None)}
+        if all(digest is None or is_rewound(run, step, digest) for step, digest in newer.items()):
+            return
+        guard, journal = remote.read(run.guard.name), remote.read(run.metrics.name)
+    except DataError:
+        if not saved:
+            raise
+        return  # the resume will say it
+    if guard is not None:
+        coming = run.path / ".coming-guard.json"
+        write_atomic(coming, guard)
+        try:
+            read_record(GuardState, coming)
+        except ValueError as error:
+            raise PipelineError(f"{remote.url}/{run.guard.name} is damaged: {error}") from error
+        coming.replace(run.guard)
+    lines = missing_lines(run.metrics.read_bytes() if run.metrics.exists() else b"", journal or b"")
+    run.path.mkdir(parents=True, exist_ok=True)
+    with run.metrics.open("ab") as file:
+        file.write(lines)
+
+
+def missing_lines(here: bytes, there: bytes) -> bytes:
+    """The whole lines of one journal that another lacks, in their order, as they are to be appended to it.
+
+    Lines carry the time, so equal ones are the same. What the other run's journal says comes behind ours, and later
+    lines win: the curve becomes that which led to the newer checkpoint, and ours stays as audit.
+    """
+    known = set(here.split(b"\n"))
+    whole = there[: there.rfind(b"\n") + 1].split(b"\n")
+    lines = b"".join(line + b"\n" for line in whole if line and line not in known)
+    return b"\n" + lines if lines and here and not here.endswith(b"\n") else lines

@@ -1,0 +1,265 @@
+"""The newest good checkpoint is found whichever tier has it, and nothing else is taken for it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import DataError
+from data_prep.files import write_record
+from pipeline.monitor.journal import Journal, read_journal, unbroken
+from pipeline.remote import RemoteFolder
+from pipeline.scheduler import prune
+from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, sealed, steps_saved, verify_checkpoint
+from pipeline.train.guard import GuardState, Replay, read_guard
+from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
+from pipeline.train.tiers import catch_up, missing_lines, newest_of_tiers
+from pipeline.train.upload import upload_checkpoint
+from tests.stores import Outage, harm, memory_store, tree
+from tests.train.stored_runs import NAMES, run_at, save
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteFolder]:
+    yield from memory_store()
+
+
+@pytest.fixture
+def stored(remote: RemoteFolder, tmp_path: Path) -> RemoteFolder:
+    """A remote with steps 0, 4 and 8 of a run."""
+    run = run_at(tmp_path / "first")
+    for step in (0, 4, 8):
+        save(run, step)
+        upload_checkpoint(run, remote, step)
+    return remote
+
+
+def test_a_workspace_that_has_none_fetches_the_newest(stored: RemoteFolder, tmp_path: Path) -> None:
+    run = run_at(tmp_path / "second")
+    assert newest_of_tiers(run, stored).step == 8
+    assert verify_checkpoint(run.checkpoint(8)) == read_checkpoint(run_at(tmp_path / "first").checkpoint(8))
+    assert steps_saved(run.checkpoints) == [8]
+    assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000008"}
+    assert newest_of_tiers(run_at(tmp_path / "none"), None).step is None
+    assert remote_steps(stored) == [8, 4, 0]
+
+
+@pytest.mark.parametrize("how", ["flip", "tear", "delete"])
+@pytest.mark.parametrize("name", [*NAMES, RECORD_NAME])
+def test_a_damaged_one_there_is_named_and_the_one_before_is_used(
+    stored: RemoteFolder, tmp_path: Path, name: str, how: str
+) -> None:
+    run = run_at(tmp_path / "second")
+    harm(stored, f"checkpoints/step-00000008/{name}", how)
+    found = newest_of_tiers(run, stored)
+    assert found.step == 4
+    verify_checkpoint(run.checkpoint(4))
+    if (name, how) == (RECORD_NAME, "delete"):
+        assert found.passed_over == (), "it was never there"
+        return
+    [problem] = found.passed_over
+    assert f"checkpoints/step-00000008/{name}" in problem
+    assert "use another checkpoint" in problem
+
+
+def test_what_was_damaged_there_is_stored_anew_though_its_record_is_the_same(
+    stored: RemoteFolder, tmp_path: Path
+) -> None:
+    run = run_at(tmp_path / "second")
+    harm(stored, f"checkpoints/step-00000008/{NAMES[1]}", "flip")
+    assert newest_of_tiers(run, stored).step == 4
+    save(run, 8)
+    assert upload_note(run, 8) == Upload(step=8, done=False)
+    assert upload_checkpoint(run, stored, 8) is not None
+    assert newest_of_tiers(run_at(tmp_path / "third"), stored).step == 8
+
+
+def test_damage_here_is_mended_from_there(stored: RemoteFolder, tmp_path: Path) -> None:
+    run = run_at(tmp_path / "first")
+    (run.checkpoint(8) / NAMES[0]).write_bytes(b"")
+    found = newest_of_tiers(run, stored)
+    assert found.step == 8
+    assert len(found.passed_over) == 1
+    verify_checkpoint(run.checkpoint(8))
+
+
+def test_the_newer_one_of_the_tiers_is_used(stored: RemoteFolder, tmp_path: Path) -> None:
+    run = run_at(tmp_path / "second")
+    save(run, 6)
+    assert newest_of_tiers(run, stored).step == 8
+    run = run_at(tmp_path / "third")
+    save(run, 12)
+    assert newest_of_tiers(run, stored).step == 12
+    assert steps_saved(run.checkpoints) == [12]
+
+
+def test_what_a_rollback_set_aside_here_does_not_come_back(stored: RemoteFolder, tmp_path: Path) -> None:
+    run = run_at(tmp_path / "first")
+    doubt_uploads(run, 3)
+    for step in (4, 8):
+        run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
+    found = newest_of_tiers(run, stored)
+    assert (found.step, found.passed_over) == (0, ())
+    save(run, 4, "on other data")
+    assert newest_of_tiers(run, stored).step == 4
+    write_record(run.guard, GuardState())
+    stored.put("guard.json", run.guard)
+    write_record(run.guard, GuardState(rollbacks=1))
+    catch_up(run, stored)
+    assert read_guard(run.guard).rollbacks == 1, "the remote is behind, not ahead"
+
+
+def test_what_is_trained_again_to_the_same_bits_is_no_longer_set_aside(stored: RemoteFolder, tmp_path: Path) -> None:
+    """As a checkpoint from behind the first step of a rollback and from before the bad one."""
+    run = run_at(tmp_path / "first")
+    doubt_uploads(run, 7)
+    run.checkpoint(8).rename(run.checkpoints / "step-00000008.rewound-1")
+    save(run, 8)
+    assert upload_checkpoint(run, stored, 8) is not None
+    prune(run.checkpoint(8))
+    assert newest_of_tiers(run, stored).step == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../../../../escaped": None}},
+        {"files": {"/tmp/escaped": None}},
+        {"run": "another"},
+        {"step": 7},
+    ],
+)
+def test_a_record_that_lies_brings_nothing(stored: RemoteFolder, tmp_path: Path, change: dict[str, object]) -> None:
+    """Its own digest is right: whoever can write the store can make it so."""
+    honest = read_checkpoint(run_at(tmp_path / "first").checkpoint(8))
+    if "files" in change:
+        change = {"files": dict.fromkeys(change["files"], honest.files[NAMES[0]])}  # type: ignore[attr-defined]
+    write_record(tmp_path / "lie.json", sealed(replace(honest, **change)))  # type: ignore[arg-type]
+    stored.put(f"checkpoints/step-00000008/{RECORD_NAME}", tmp_path / "lie.json")
+    run = run_at(tmp_path / "second")
+    found = newest_of_tiers(run, stored)
+    assert found.step == 4
+    assert len(found.passed_over) == 1
+    assert not list(tmp_path.rglob("*escaped*"))
+
+
+def test_other_names_in_the_store_are_nothing(stored: RemoteFolder, tmp_path: Path) -> None:
+    for name in ("step-", "step-9x", "step-٣", "stop-00000099", "latest"):
+        path = f"checkpoints/{name}"
+        if name.isascii():
+            stored.write(f"{path}/{RECORD_NAME}", b"{}")
+    assert remote_steps(stored) == [8, 4, 0]
+
+
+def test_without_the_store_a_run_goes_on_from_what_it_has_and_says_so(
+    stored: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But one that has nothing must not begin again from step 0."""
+    run = run_at(tmp_path / "second")
+    outage = Outage(monkeypatch)
+    outage.broken = True
+    for ask in (catch_up, newest_of_tiers):
+        with pytest.raises(DataError, match="cannot be read: its store failed"):
+            ask(run, stored)
+    save(run, 2)
+    catch_up(run, stored)
+    found = newest_of_tiers(run, stored)
+    assert found.step == 2
+    assert "whether it has a checkpoint newer than step 2 is not known" in found.passed_over[0]
+
+
+def test_a_fetch_that_was_broken_off_goes_on(
+    stored: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_at(tmp_path / "second")
+    asked: list[str] = []
+    fetch = RemoteFolder.fetch
+
+    def failing(folder: RemoteFolder, name: str, *rest: object) -> None:
+        asked.append(name)
+        if len(asked) == len(NAMES):
+            raise DataError("broken off")
+        fetch(folder, name, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "fetch", failing)
+        with pytest.raises(DataError, match="broken off"):
+            newest_of_tiers(run, stored)
+    assert steps_saved(run.checkpoints) == []
+    [coming] = run.checkpoints.iterdir()
+    here = set(tree(coming)) - {RECORD_NAME}
+    assert here
+    for name in here:
+        stored.remove(f"checkpoints/step-00000008/{name}")
+    assert newest_of_tiers(run, stored).step == 8, "what had come is not asked for again"
+
+
+# What the run has lived through.
+
+
+def test_the_journal_and_the_guard_come_with_a_newer_checkpoint(remote: RemoteFolder, tmp_path: Path) -> None:
+    """Two machines in turn, each of which trained on a while after its last upload."""
+    first, second = run_at(tmp_path / "first"), run_at(tmp_path / "second")
+    train(first, range(1, 6), saved_at=4)
+    upload_checkpoint(first, remote, 4)
+    train(first, range(6, 8))
+    catch_up(second, remote)
+    assert [line["step"] for line in unbroken(read_journal(second.metrics))] == [1, 2, 3, 4, 5]
+    with Journal(second.metrics) as journal:
+        journal.append("resume", step=4)
+    train(second, range(5, 10), saved_at=8)
+    write_record(second.guard, GuardState(rollbacks=2, replay=Replay(first=9, last=9)))
+    upload_checkpoint(second, remote, 8)
+
+    catch_up(first, remote)
+    assert read_guard(first.guard) == read_guard(second.guard)
+    curve = unbroken(read_journal(first.metrics))
+    assert [(line["step"], line["by"]) for line in curve] == [
+        *((step, "first") for step in range(1, 5)),
+        *((step, "second") for step in range(5, 10)),
+    ]
+    steps = [(line["step"], line["by"]) for line in read_journal(first.metrics) if line["kind"] == "step"]
+    assert (7, "first") in steps, "what was rewound stays as audit"
+    before = first.metrics.read_bytes()
+    save(first, 8)
+    catch_up(first, remote)
+    assert first.metrics.read_bytes() == before
+
+
+def train(run, steps, saved_at=None):  # type: ignore[no-untyped-def]
+    with Journal(run.metrics) as journal:
+        for step in steps:
+            journal.append("step", step=step, by=run.path.parents[1].name)
+    if saved_at is not None:
+        save(run, saved_at)
+
+
+def test_a_damaged_guard_state_is_an_error(stored: RemoteFolder, tmp_path: Path) -> None:
+    stored.write("guard.json", b"{")
+    run = run_at(tmp_path / "second")
+    with pytest.raises(Exception, match=r"guard\.json is damaged"):
+        catch_up(run, stored)
+    assert not run.guard.exists()
+
+
+lines = st.lists(st.integers(0, 9), max_size=8)
+
+
+@given(lines, lines, lines, st.sampled_from([b"", b'{"torn']), st.sampled_from([b"", b'{"also torn']))
+def test_joined_journals_hold_every_line_once(
+    both: list[int], ours: list[int], theirs: list[int], torn: bytes, torn_there: bytes
+) -> None:
+    def encode(*groups: list[int]) -> bytes:
+        named = [(at, number) for at, group in enumerate(groups) for number in enumerate(group)]
+        return b"".join(json.dumps([at, *number]).encode() + b"\n" for at, number in named)
+
+    here, there = encode(both, ours) + torn, encode(both, [], theirs) + torn_there
+    joined = here + missing_lines(here, there)
+    assert joined.startswith(here)
+    whole = [line for line in joined.split(b"\n") if line not in (b"", torn)]
+    assert whole == encode(both, ours, theirs).split(b"\n")[:-1]
+    assert missing_lines(joined, there) == b""

@@ -1,0 +1,267 @@
+"""What is committed here is stored there, beside training: the newest first, the record last, loudly if not at all."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import DataError
+from data_prep.files import write_record
+from pipeline.errors import PipelineError, StoppedOnNotice
+from pipeline.remote import RemoteFolder
+from pipeline.scheduler import prune
+from pipeline.train.checkpoint import RECORD_NAME, Newest, verify_checkpoint
+from pipeline.train.stored import Upload, remote_digest, remote_steps, remove_stored, uploaded_steps
+from pipeline.train.tiers import newest_of_tiers
+from pipeline.train.upload import Uploader, upload_checkpoint
+from pipeline.workspace import RunFolder
+from tests.stores import Outage, files_at, memory_store, tree
+from tests.train.stored_runs import NAMES, Said, run_at, save
+
+
+@pytest.fixture
+def remote() -> Iterator[RemoteFolder]:
+    yield from memory_store()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return run_at(tmp_path / "first")
+
+
+class Gate:
+    """Holds the first upload of a file until it is opened; then all go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str = NAMES[1]) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        put = RemoteFolder.put
+
+        def held(folder: RemoteFolder, file_name: str, file: Path) -> None:
+            if file_name == name and not self.opened.is_set():
+                self.reached.set()
+                assert self.opened.wait(60)
+            put(folder, file_name, file)
+
+        monkeypatch.setattr(RemoteFolder, "put", held)
+
+
+def test_a_checkpoint_is_stored_with_what_a_resume_elsewhere_needs(run: RunFolder, remote: RemoteFolder) -> None:
+    said = Said()
+    digest = save(run, 4)
+    for name in ("config.yaml", "state.json", "guard.json", "metrics.jsonl"):
+        (run.path / name).write_text(name)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 4})
+    there = files_at(remote)
+    assert {name.removeprefix("checkpoints/step-00000004/") for name in there if "/" in name} == {*NAMES, RECORD_NAME}
+    for name, data in there.items():
+        assert data == (run.path / name).read_bytes()
+    assert uploaded_steps(run) == {4}
+    [line] = said
+    size = sum(len(there[f"checkpoints/step-00000004/{name}"]) for name in NAMES)
+    assert line.pop("upload_s") > 0
+    assert line == {"kind": "upload", "step": 4, "digest": digest, "size_bytes": size, "passed": []}
+    assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000004"}, "no links are left"
+
+
+@pytest.mark.parametrize("broken_at", range(1 + len(NAMES)))
+def test_broken_off_at_any_file_there_is_no_checkpoint_yet(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, broken_at: int
+) -> None:
+    """Neither is there when it is a second one of that step that is broken off: then not even the first."""
+    save(run, 0)
+    upload_checkpoint(run, remote, 0)
+    save(run, 4)
+    upload_checkpoint(run, remote, 4)
+    run.checkpoint(4).rename(run.checkpoints / "step-00000004.rewound-1")
+    save(run, 4, "again")
+    left = [broken_at]
+
+    def until(folder: RemoteFolder, *arguments: object) -> None:
+        if folder.url.endswith("step-00000004") and not left[0]:
+            raise DataError("broken off")
+        left[0] -= folder.url.endswith("step-00000004")
+
+    with monkeypatch.context() as patch:
+        for method in ("put", "write"):
+            does = getattr(RemoteFolder, method)
+            patch.setattr(RemoteFolder, method, lambda *a, does=does: (until(*a), does(*a))[1])
+        with pytest.raises(DataError, match="broken off"):
+            upload_checkpoint(run, remote, 4)
+    assert remote_digest(remote, 4) is None
+    assert newest_of_tiers(run_at(tmp_path / "second"), remote) == Newest(step=0, passed_over=())
+    assert uploaded_steps(run) == {0}
+    assert upload_checkpoint(run, remote, 4) is not None
+    assert newest_of_tiers(run_at(tmp_path / "third"), remote).step == 4
+    assert upload_checkpoint(run, remote, 4) is None, "it is there already"
+
+
+def test_of_those_that_wait_only_the_newest_is_stored(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, gate = Said(), Gate(monkeypatch)
+    for step in (0, 4, 8, 12):
+        save(run, step)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 0})
+        assert gate.reached.wait(60)
+        for step in (4, 8, 12):
+            uploader.heard("checkpoint", {"step": step})
+        gate.opened.set()
+    assert remote_steps(remote) == [12, 0]
+    assert [(line["step"], line["passed"]) for line in said] == [(0, []), (12, [4, 8])]
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_stored_is_stored_whole(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    said, gate = Said(), Gate(monkeypatch)
+    save(run, 0)
+    before = tree(run.checkpoint(0))
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 0})
+        assert gate.reached.wait(60)
+        prune(run.checkpoint(0))
+        gate.opened.set()
+    second = run_at(tmp_path / "second")
+    assert newest_of_tiers(second, remote).step == 0
+    assert tree(second.checkpoint(0)) == before
+    assert [line["step"] for line in said] == [0]
+
+
+def test_one_that_is_pruned_before_its_turn_is_passed_over(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, gate = Said(), Gate(monkeypatch)
+    save(run, 0)
+    save(run, 4)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 0})
+        assert gate.reached.wait(60)
+        uploader.heard("checkpoint", {"step": 4})
+        prune(run.checkpoint(4))
+        gate.opened.set()
+    assert [line["step"] for line in said] == [0]
+
+
+def test_a_rollback_drops_what_is_on_its_way_and_takes_back_what_is_stored(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, gate = Said(), Gate(monkeypatch, name="rng-00000.safetensors")
+    gate.opened.set()
+    save(run, 0)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        for step in (4, 8, 10):
+            save(run, step)
+            upload_checkpoint(run, remote, step)
+        gate.opened.clear()
+        save(run, 12)
+        uploader.heard("checkpoint", {"step": 12})
+        assert gate.reached.wait(60)
+        for step in (8, 10, 12):
+            run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
+        uploader.heard("guard", {"verdict": "replay", "first": 7})
+        assert uploaded_steps(run) == {4}, "at once, or the local copy of another step 8 could be pruned as stored"
+        gate.opened.set()
+        uploader.heard("resume", {"step": 4})
+        digest = save(run, 8, "again")
+        uploader.heard("checkpoint", {"step": 8})
+    assert remote_steps(remote) == [8, 4]
+    assert remote_digest(remote, 8) == digest
+    assert uploaded_steps(run) == {4, 8}
+    assert [line["step"] for line in said] == [8]
+
+
+def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, outage = Said(), Outage(monkeypatch)
+    save(run, 0)
+    save(run, 4)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        outage.broken = True
+        uploader.heard("checkpoint", {"step": 0})
+        while not said:
+            uploader.heard("step", {"step": 1})
+        outage.broken = False
+        uploader.heard("checkpoint", {"step": 4})
+    assert [line["kind"] for line in said] == ["upload", "upload"]
+    assert said[0]["step"] == 0
+    assert "store failed 2 times, last with 503 Slow Down" in said[0]["problem"]
+    assert "the run goes on" in said[0]["problem"]
+    assert said[1]["step"] == 4
+    assert remote_steps(remote) == [4]
+
+
+def test_a_resume_stores_what_is_missing(run: RunFolder, remote: RemoteFolder) -> None:
+    """After a crash inside an upload, which leaves a note and some of the files. What others left is not ours."""
+    save(run, 4)
+    (run.checkpoints / ".step-00000004.uploading").mkdir()
+    for step in (1, 2):
+        remote.write(f"checkpoints/step-0000000{step}/{NAMES[0]}", b"half")
+    write_record(run.upload(2), Upload(step=2, done=False))
+    said = Said()
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("resume", {"step": 4})
+    assert [line["step"] for line in said] == [4]
+    assert remote_steps(remote) == [4, 1]
+    assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000004"}
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("resume", {"step": 4})
+    assert len(said) == 1, "nothing was missing"
+
+
+def test_the_end_waits_for_the_newest_and_takes_the_journals_last_lines(run: RunFolder, remote: RemoteFolder) -> None:
+    said = Said()
+    for step in (4, 8):
+        save(run, step)
+    with Uploader(run, remote, said, grace_s=0) as uploader:
+        uploader.heard("checkpoint", {"step": 4})
+        while not said:
+            uploader.heard("step", {"step": 5})
+        run.metrics.write_text("the end\n")
+    assert remote.read("metrics.jsonl") == b"the end\n"
+    with Uploader(run, remote, said, grace_s=0) as uploader:
+        uploader.heard("checkpoint", {"step": 8})
+    assert remote_steps(remote) == [8, 4]
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("how", ["notice", "error", "late notice"])
+def test_after_a_notice_or_an_error_it_waits_no_longer_than_the_grace_and_says_so(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    said, gate = Said(), Gate(monkeypatch)
+    save(run, 4)
+    error = {"notice": StoppedOnNotice(), "error": PipelineError(), "late notice": None}[how]
+    uploader = Uploader(run, remote, said, grace_s=0.2, told_to_stop=lambda: how == "late notice")
+    with contextlib.suppress(PipelineError), uploader:
+        uploader.heard("checkpoint", {"step": 4})
+        assert gate.reached.wait(60)
+        if error is not None:
+            raise error
+    assert ["did not end within train.checkpoint.upload_grace_s=0.2" in line["problem"] for line in said] == [True]
+    gate.opened.set()
+    uploader._thread.join(60)
+    assert remote_digest(remote, 4) is None, "given up is given up: the process was about to exit"
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("resume", {"step": 4})
+    assert remote_digest(remote, 4) is not None
+
+
+def test_what_is_removed_has_no_record_at_any_moment(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(run, 4)
+    upload_checkpoint(run, remote, 4)
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteFolder, "remove_all", lambda folder: (_ for _ in ()).throw(DataError("broken off")))
+        with pytest.raises(DataError):
+            remove_stored(run, remote, 4)
+    assert remote_digest(remote, 4) is None
+    assert uploaded_steps(run) == frozenset()
+    remove_stored(run, remote, 4)
+    assert files_at(remote) == {}
+    verify_checkpoint(run.checkpoint(4))
