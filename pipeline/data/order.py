@@ -77,18 +77,32 @@ class SourceOrder:
         lacking = np.where(slot > self._short_slot(key), full - last, np.uint64(0))
         return np.uint64(epoch * self.num_sequences) + slot * full - lacking + offset
 
-    def _locate_in_epoch(self, x: U64, epoch: int) -> tuple[U64, U64]:
-        full, last, num_shards = np.uint64(self.sequences_per_shard), np.uint64(self._last_size), self.num_shards
-        key = key_of(self.key, epoch)
+    def shards_from(self, position: int, count: int) -> list[int]:
+        """The next `count` shards, in turn, that the source's own positions from this one on lie in."""
+        epoch, x = divmod(position, self.num_sequences)
+        [slot] = self._slots(np.asarray([x], dtype=np.uint64), key_of(self.key, epoch))[0].tolist()
+        turns = [divmod(epoch * self.num_shards + slot + more, self.num_shards) for more in range(count)]
+        return [
+            int(permute(np.asarray([slot], dtype=np.uint64), self.num_shards, key_of(self.key, epoch))[0])
+            for epoch, slot in turns
+        ]
+
+    def _slots(self, x: U64, key: U64) -> tuple[U64, U64]:
+        """(slot, offset in it) of an epoch's positions. A slot is as long as the shard that stands there."""
+        full, last = np.uint64(self.sequences_per_shard), np.uint64(self._last_size)
         short = self._short_slot(key)
-        start, end = short * full, short * full + last
+        end = short * full + last
         after = x >= end
         slot = np.where(after, short + np.uint64(1) + (x - np.minimum(end, x)) // full, x // full)
-        offset = np.where(after, (x - np.minimum(end, x)) % full, x - np.minimum(slot * full, x))
-        shard = permute(slot, num_shards, key)
+        return slot, np.where(after, (x - np.minimum(end, x)) % full, x - np.minimum(slot * full, x))
+
+    def _locate_in_epoch(self, x: U64, epoch: int) -> tuple[U64, U64]:
+        key = key_of(self.key, epoch)
+        slot, offset = self._slots(x, key)
+        shard = permute(slot, self.num_shards, key)
         row = np.empty_like(x)
-        in_short = (x >= start) & ~after
-        for members, size in ((in_short, int(last)), (~in_short, int(full))):
+        in_short = shard == np.uint64(self.num_shards - 1)
+        for members, size in ((in_short, self._last_size), (~in_short, self.sequences_per_shard)):
             row[members] = permute(offset[members], size, key_of(key, shard[members]))
         return shard, row
 
@@ -133,6 +147,18 @@ class Order:
             if here.any():
                 shard[here], row[here] = order.locate(own_position[here])
         return SequenceIds(source=source.astype(np.int64), shard=shard.astype(np.int64), row=row.astype(np.int64))
+
+    def shards_from(self, position: int, count: int) -> list[tuple[int, int]]:
+        """The next `count` shards of each source that takes part, (source, shard), from the mixture block of a global
+        position on: first all that are in use there, then all that follow on them, and so on."""
+        block = int(self.places(np.asarray([position]))[0]) // BLOCK
+        given = [[self.mixture.given_before(at, block + more) for more in (0, 1)] for at in range(len(self.sources))]
+        turns = [
+            [(at, shard) for shard in order.shards_from(first, count)]
+            for at, (order, (first, end)) in enumerate(zip(self.sources, given, strict=True))
+            if first < end
+        ]
+        return [turn[then] for then in range(count) for turn in turns]
 
     def positions_of(self, ids: SequenceIds, epoch: int) -> NDArray[np.int64]:
         """The inverse of `locate`: the global positions of these sequences in an epoch, which each source counts for

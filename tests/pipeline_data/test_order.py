@@ -210,6 +210,36 @@ def test_a_source_finds_the_position_of_each_sequence(sequences: int, per_shard:
     assert (order.position_of(*order.locate(position), epoch) == position).all()
 
 
+@settings(deadline=None)
+@given(
+    sequences=st.integers(1, 300),
+    per_shard=st.integers(1, 60),
+    seed=st.integers(0, 2**32),
+    first=st.integers(0, 2_000),
+    count=st.integers(1, 6),
+)
+def test_the_shards_that_come_next_are_those_that_positions_lie_in(
+    sequences: int, per_shard: int, seed: int, first: int, count: int
+) -> None:
+    order = SourceOrder(num_sequences=sequences, sequences_per_shard=per_shard, key=key_of(seed))
+    position = np.arange(first, first + count * per_shard, dtype=np.uint64)
+    visits = list(zip((position // np.uint64(sequences)).tolist(), order.locate(position)[0].tolist(), strict=True))
+    in_turn = [shard for _, shard in dict.fromkeys(visits)]
+    assert order.shards_from(first, count) == in_turn[:count]
+
+
+def test_an_order_names_the_shards_of_all_sources_that_take_part() -> None:
+    order = an_order()
+    at, shard = zip(*order.shards_from(BLOCK + 7, 2), strict=True)
+    assert at == (0, 1, 0, 1), "first those in use, then those that follow"
+    ids = order.locate(np.arange(BLOCK, BLOCK + 200))
+    assert {(int(s), int(one)) for s, one in zip(ids.source, ids.shard, strict=True)} >= set(
+        zip(at[:2], shard[:2], strict=True)
+    )
+    first_only = replace(order, mixture=Mixture(weights=(1, 0), key=0))
+    assert {source for source, _ in first_only.shards_from(0, 2)} == {0}
+
+
 @settings(max_examples=20, deadline=None)
 @given(weights=WEIGHTS, seed=st.integers(0, 2**32), first=st.integers(0, 2**44))
 def test_a_mixture_finds_each_position_again(weights: tuple[float, ...], seed: int, first: int) -> None:
