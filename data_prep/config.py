@@ -155,8 +155,15 @@ class CorpusConfig:
     keep_work: bool = True
     """Keep the cleaned texts, scores and tokens beside the corpora, about 1.5 times the text: a changed threshold then
     reads no input again."""
+    cache_bytes: int | None = None
+    """With `remote`: disk space of each machine for shards that training reads from there; all of them are fetched into
+    the workspace if not given."""
+    cache_folder: str | None = None
+    """A folder on a disk of the machine's own for these; one in the system's temporary folder if not given."""
 
 
+EXECUTION = ("unit_bytes", "keep_work", "cache_bytes", "cache_folder")
+"""Fields of CorpusConfig that shape no byte of the corpus, and nothing that is trained on it."""
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 """Names become file names, so nothing that could lead out of a folder."""
 

@@ -24,6 +24,7 @@ FORMAT_VERSION = 2
 HEADER_BYTES = 512
 MANIFEST_NAME = "manifest.json"
 SHARDS_NAME = "shards.npy"
+SHARD_SUFFIX = ".tar"
 
 
 def stride_bytes(sequence_length: int, token_dtype: str) -> int:
@@ -33,12 +34,12 @@ def stride_bytes(sequence_length: int, token_dtype: str) -> int:
 
 
 def shard_name(source: str, number: int) -> str:
-    return f"{source}-{number:05d}.tar"
+    return f"{source}-{number:05d}{SHARD_SUFFIX}"
 
 
 def sidecar_name(shard: str) -> str:
     """The provenance file's name beside a shard."""
-    return f"{shard.removesuffix('.tar')}.docs.parquet"
+    return f"{shard.removesuffix(SHARD_SUFFIX)}.docs.parquet"
 
 
 def cells_name(source: str) -> str:

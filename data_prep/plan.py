@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import CorpusConfig, check_config
+from data_prep.config import EXECUTION, CorpusConfig, check_config
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
@@ -102,7 +102,9 @@ def task_inputs(config: CorpusConfig) -> dict[str, tuple[InputFile, ...]]:
 def shaping(config: CorpusConfig) -> dict[str, Any]:
     """The parts of the config that shape the corpus."""
     values = asdict(config)
-    del values["unit_bytes"], values["keep_work"], values["tokenizer"]["path"], values["tokenizer"]["pattern"]
+    for key in EXECUTION:
+        del values[key]
+    del values["tokenizer"]["path"], values["tokenizer"]["pattern"]
     if config.decontaminate is not None:
         del values["decontaminate"]["tasks"]
     for source in values["sources"]:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from cluster.config import ClusterConfig
-from data_prep.config import CorpusConfig
+from data_prep.config import EXECUTION, CorpusConfig
 from data_prep.files import digest, plain
 from data_prep.weights import BLOCK, first_blocks, mixes, problem_of
 from pipeline.batches import Batches, BatchStage
@@ -297,7 +297,7 @@ def weight_shaping(config: RunConfig) -> dict[str, Any]:
         for option in MUON_OPTIONS:
             del train["optimizer"][option]
     data = plain(config.data)
-    for execution in ("unit_bytes", "keep_work"):
+    for execution in EXECUTION:
         del data[execution]
     return {"data": data, "model": model_shaping(config.model), "train": train}
 
@@ -386,6 +386,11 @@ def check_remote(config: RunConfig) -> None:
                 "remote: give a plain URL such as s3://bucket/prefix; user, password and keys are read from the "
                 "store's environment variables"
             )
+    if config.data.cache_bytes is not None:
+        _positive("data.cache_bytes", config.data.cache_bytes)
+    for key in ("cache_bytes", "cache_folder"):
+        if getattr(config.data, key) is not None and config.remote is None:
+            raise Mistake(f"data.{key}: needs remote, the place that shards are read from")
     keep = config.train.checkpoint
     if keep.keep_local is not None:
         _positive("train.checkpoint.keep_local", keep.keep_local)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from data_prep.files import read_record, sync_folder, write_atomic
-from data_prep.manifest import MANIFEST_NAME, SHARDS_NAME, read_manifest_record
+from data_prep.manifest import MANIFEST_NAME, SHARD_SUFFIX, SHARDS_NAME, read_manifest_record
 from data_prep.verify import covered
 from pipeline.config import RunConfig
 from pipeline.locks import locked
@@ -67,7 +67,7 @@ def bring_corpus(
     config: RunConfig, workspace: Workspace, moved: Moved = lambda done, total: None, *, hash_inputs: bool = False
 ) -> Path | None:
     """Fetches the corpus that the run has pinned, or that its config and inputs name, if the workspace lacks it and the
-    remote has it. Gives its folder if it is here then.
+    remote has it; without its shards if training shall read them from there. Gives its folder if it is here then.
 
     Without `hash_inputs`, inputs that were never hashed on this machine name none. Raises Damaged.
     """
@@ -85,16 +85,26 @@ def bring_corpus(
         if plan is None:
             return None
         folder = plan.folder
-    manifest = folder / MANIFEST_NAME
-    if not manifest.is_file():
+    shards = config.data.cache_bytes is None
+    if not is_here(folder, shards=shards):
         with locked(workspace.corpora / f".fetching-{folder.name}.lock"):  # each rank asks; the first one fetches it
-            if not manifest.is_file():
-                fetch_corpus(remote.at(f"corpora/{folder.name}"), folder, moved)
-    return folder if manifest.is_file() else None
+            if not is_here(folder, shards=shards):
+                fetch_corpus(remote.at(f"corpora/{folder.name}"), folder, moved, shards=shards)
+    return folder if is_here(folder, shards=shards) else None
 
 
-def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved) -> None:
-    """Brings a whole corpus here, if it is there; what an interrupted call has brought is not asked for again."""
+def is_here(folder: Path, *, shards: bool) -> bool:
+    """Whether a corpus is in its folder, and if asked for with its shards."""
+    return (folder / MANIFEST_NAME).is_file() and not (shards and lacks_shards(folder))
+
+
+def lacks_shards(corpus: Path) -> bool:
+    """Whether a corpus folder was fetched without its shards, which come all or none."""
+    return next((corpus / "shards").glob(f"*{SHARD_SUFFIX}"), None) is None
+
+
+def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved, *, shards: bool = True) -> None:
+    """Brings a corpus here, if it is there; what an interrupted call has brought is not asked for again."""
     data = remote.read(MANIFEST_NAME)
     if data is None:
         return
@@ -105,13 +115,17 @@ def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved) -> None:
     except ValueError as error:
         raise Damaged(f"{remote.url}/{MANIFEST_NAME}: {error}") from error
     remote.fetch(SHARDS_NAME, coming / SHARDS_NAME, record.shards_sha256)
-    files = [(path.relative_to(coming).as_posix(), sha256) for path, sha256 in covered(coming)]
+    files = [
+        (path.relative_to(coming).as_posix(), sha256)
+        for path, sha256 in covered(coming)
+        if shards or path.suffix != SHARD_SUFFIX
+    ]
     _side_by_side(lambda file: remote.fetch(file[0], coming / file[0], file[1]), files, moved)
     for name in FOR_PEOPLE:
         page = remote.read(name)
         if page is not None:
             write_atomic(coming / name, page)
-    if folder.exists():  # a build that was broken off; it has no record, or we would not be here
+    if folder.exists():  # a build that was broken off, or a corpus without its shards
         shutil.rmtree(folder)
     coming.rename(folder)
     sync_folder(folder.parent)

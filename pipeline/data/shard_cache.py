@@ -44,16 +44,11 @@ OURS = re.compile(rf"({re.escape(TEMPORARY_PREFIX)})?[0-9a-f]{{64}}\.tar")
 class ShardCache:
     """`url` is the folder that holds the shards. The cache folder best lies on a disk of the machine's own.
 
-    Raises Mistake if the budget cannot hold the largest shard.
+    Raises Mistake as `check_budget`.
     """
 
     def __init__(self, url: str, folder: Path, budget_bytes: int, manifest: Manifest, order: Order) -> None:
-        sizes = manifest.shards.table["size_bytes"]
-        if budget_bytes < sizes.max():
-            raise Mistake(
-                f"data.cache_bytes: {budget_bytes} cannot hold one shard of {sizes.max()} bytes; "
-                f"{2 * len(manifest.sources) * sizes.max()} hold two of each source, so that none is waited for"
-            )
+        check_budget(budget_bytes, manifest)
         self._url, self._folder, self._budget_bytes = url.rstrip("/"), folder, budget_bytes
         self._manifest, self._order = manifest, order
         self._records = [manifest.source_shards(source.name) for source in manifest.sources]
@@ -214,6 +209,16 @@ class ShardCache:
                 f"{url}: sha256 is {digest.hexdigest()[:16]}…, not {shard.sha256[:16]}… as the manifest records; "
                 "upload the corpus again"
             )
+
+
+def check_budget(budget_bytes: int, manifest: Manifest) -> None:
+    """Raises Mistake if the budget cannot hold the largest shard."""
+    largest = int(manifest.shards.table["size_bytes"].max())
+    if budget_bytes < largest:
+        raise Mistake(
+            f"data.cache_bytes: {budget_bytes} cannot hold one shard of {largest} bytes; "
+            f"{2 * len(manifest.sources) * largest} hold two of each source, so that none is waited for"
+        )
 
 
 def _taken(file: BinaryIO) -> bool:

@@ -9,6 +9,8 @@ notice to stop travels with the loss in the one all-reduce of each step, so that
 rollback is a resume like any other, only without a new process.
 """
 
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,11 +26,12 @@ from cluster.signals import StopNotice, agreed
 from cluster.world import World
 from data_prep.manifest import Manifest
 from pipeline.config import RunConfig
-from pipeline.data.corpus_shards import LocalShards
+from pipeline.data.corpus_shards import CorpusShards, LocalShards
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
+from pipeline.data.shard_cache import ShardCache, check_budget
 from pipeline.data.trace import document_ids
-from pipeline.durable import remote_run
+from pipeline.durable import lacks_shards, remote_of, remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
 from pipeline.train.checkpoint import Checkpoint, Newest, read_checkpoint
@@ -59,6 +62,8 @@ def train(
 ) -> None:
     """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
     stop, PipelineError if the guard has rolled back too often."""
+    if config.data.cache_bytes is not None:
+        check_budget(config.data.cache_bytes, manifest)
     with watchdog_of(config, tell) as watchdog, in_world(world):
         seed_rank(config.train, world)
         model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
@@ -252,7 +257,7 @@ def describe(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, 
 
 def loader_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order, world: World) -> Loader:
     return Loader(
-        LocalShards(corpus, manifest),
+        shards_of(config, corpus, manifest, order),
         manifest,
         order,
         rank=world.rank,
@@ -261,3 +266,12 @@ def loader_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order,
         micro_batch_size=config.train.micro_batch_size,
         allocate=host_buffer,
     )
+
+
+def shards_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order) -> CorpusShards:
+    """Those in the workspace; if it has none, those at the remote, by way of this machine's cache."""
+    remote, budget_bytes = remote_of(config), config.data.cache_bytes
+    if remote is None or budget_bytes is None or not lacks_shards(corpus):
+        return LocalShards(corpus, manifest)
+    folder = Path(config.data.cache_folder or f"{tempfile.gettempdir()}/headrace-{os.getuid()}")
+    return ShardCache(remote.at(f"corpora/{corpus.name}/shards").url, folder, budget_bytes, manifest, order)

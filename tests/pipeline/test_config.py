@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from data_prep.manifest import read_manifest
+from data_prep.plan import shaping
 from pipeline.config import changed_keys, load_config, weight_shaping
 from pipeline.data.mixture import Change
 from pipeline.data.order import order_of_config
@@ -43,6 +44,9 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("model.kv_heads=3", r"model.kv_heads: 4 heads cannot be shared by 3"),
         ("train.schedule.warmup_steps=1000", r"more than the run's 10 steps"),
         ("workspace=s3://bucket/x", r"s3://bucket/x is remote"),
+        ("data.cache_bytes=1_000", r"data.cache_bytes: needs remote"),
+        ("data.cache_folder=/x", r"data.cache_folder: needs remote"),
+        ("data.cache_bytes=0", r"data.cache_bytes: 0 must be"),
         ("remote=s3://key:secret@bucket/x", r"remote: give a plain URL such as"),
         ("remote=s3://bucket/x?secret=1", r"remote: give a plain URL such as"),
         ("remote=/", r"remote: give a plain URL such as"),
@@ -121,6 +125,9 @@ def test_digest_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
         "train.checkpoint.upload_grace_s=9",
     ):
         assert load(tmp_path, None, same).digest == base.digest, same
+    cached = load(tmp_path, None, "remote=s3://bucket/x", "data.cache_bytes=1000", "data.cache_folder=/x")
+    assert cached.digest == base.digest
+    assert shaping(cached.data) == shaping(base.data)
     for other in (
         "train.optimizer.lr=1",
         "train.seed=1",

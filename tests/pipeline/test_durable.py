@@ -10,7 +10,7 @@ from data_prep.errors import DataError
 from data_prep.files import write_record
 from data_prep.manifest import MANIFEST_NAME, read_manifest, record_of, sealed
 from pipeline.config import RunConfig, load_config
-from pipeline.durable import bring_corpus, bring_pins, remote_run, upload_corpus
+from pipeline.durable import bring_corpus, bring_pins, lacks_shards, remote_run, upload_corpus
 from pipeline.errors import Mistake
 from pipeline.remote import Damaged, RemoteFolder
 from pipeline.runs import begin, pin, read_state
@@ -62,6 +62,24 @@ def test_a_machine_that_has_nothing_gets_the_runs_corpus(
     assert read_state(workspace.run("small")) == read_state(begun.run("small"))
     assert begin(config, workspace)[1] == read_manifest(begun.corpora / CORPUS)
     assert tree(workspace.run("small").path).keys() == {"state.json", "config.yaml", ".bring.lock"}
+
+
+def test_shards_that_training_reads_from_the_remote_are_not_brought_until_it_does_not(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    folder, whole = workspace.corpora / CORPUS, tree(begun.corpora / CORPUS)
+    bring_pins(config, workspace)
+    caching = replace(config, data=replace(config.data, cache_bytes=1_000_000))
+    assert bring_corpus(caching, workspace) == folder
+    assert lacks_shards(folder)
+    assert tree(folder) == {name: data for name, data in whole.items() if not name.endswith(".tar")}
+    assert begin(caching, workspace)[1] == read_manifest(begun.corpora / CORPUS)
+    assert bring_corpus(config, workspace) == folder
+    assert tree(folder) == whole
+    assert bring_corpus(caching, workspace) == folder
+    assert not lacks_shards(folder)
 
 
 def test_without_a_remote_nothing_is_brought(begun: Workspace, remote: RemoteFolder, tmp_path: Path) -> None:

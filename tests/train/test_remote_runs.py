@@ -109,3 +109,35 @@ def test_killed_inside_an_upload_the_run_goes_on_bitwise_on_a_machine_that_has_n
     assert all("problem" not in line for line in uploads(second))
     assert all(line["size_bytes"] > 0 and line["upload_s"] > 0 for line in uploads(second))
     assert "secret" not in first.metrics.read_text() + second.metrics.read_text()
+
+
+@pytest.mark.slow
+def test_shards_read_from_the_store_through_a_cache_of_one_train_to_the_same_bits(tmp_path: Path) -> None:
+    def config_at(folder: Path, **more: object) -> Path:
+        tree = config_tree(folder, steps=8, every_steps=8)
+        return write_config(folder.with_suffix(".yaml"), {**tree, "monitor": {"wandb": {"mode": "disabled"}}, **more})
+
+    plain_run = begin(config_at(tmp_path / "plain"))
+    finish(train(tmp_path / "plain.yaml"))
+    remote = f"file://{tmp_path}/remote"
+    cached_run = begin(config_at(tmp_path / "cached", remote=remote))
+    corpus = tmp_path / "cached" / "corpora" / CORPUS
+    upload_corpus(corpus, RemoteFolder(remote).at(f"corpora/{CORPUS}"))
+    largest = 0
+    for shard in corpus.glob("shards/*.tar"):
+        largest = max(largest, shard.stat().st_size)
+        shard.unlink()
+    data = {**config_tree(tmp_path, steps=8, every_steps=8)["data"], "cache_folder": str(tmp_path / "cache")}  # type: ignore[dict-item]
+
+    config_at(tmp_path / "cached", remote=remote, data={**data, "cache_bytes": largest - 1})
+    process = train(tmp_path / "cached.yaml")
+    assert f"data.cache_bytes: {largest - 1} cannot hold one shard of {largest} bytes" in process.communicate()[0]
+    assert process.returncode != 0
+    assert not cached_run.checkpoints.exists(), "before anything started"
+
+    config_at(tmp_path / "cached", remote=remote, data={**data, "cache_bytes": largest})
+    finish(train(tmp_path / "cached.yaml"))
+    assert not list(corpus.glob("shards/*.tar"))
+    assert 0 < sum(path.stat().st_size for path in (tmp_path / "cache").glob("*.tar")) <= largest
+    assert curve(cached_run.path) == curve(plain_run.path)
+    assert read_checkpoint(cached_run.checkpoint(8)).digest == read_checkpoint(plain_run.checkpoint(8)).digest
