@@ -16,6 +16,7 @@ from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import Decoder
+from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.stragglers import Stopwatch
 
@@ -55,6 +56,10 @@ def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":
             settings[key] = {"device": getattr(zero, key), "pin_memory": torch.cuda.is_available()}
+    if zero.stage == 1:
+        # What it calls a reduce-scatter is an all-reduce over copies (allreduce_and_scatter): two per cent of a step on
+        # a CPU. Without it the bucket itself is reduced.
+        settings["reduce_scatter"] = False
     if zero.stage == 3:
         for key in ("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
             settings[key] = getattr(zero, key)
@@ -78,6 +83,7 @@ def join_world(world: World) -> None:
     else:
         # Its shared-memory all-reduce would compile for over a minute at the first start, and needs a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        keep_freed_memory()
     deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
 
 
