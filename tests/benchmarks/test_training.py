@@ -1,0 +1,95 @@
+"""The benchmarks of training run, at a size of nothing, and compare what they say they compare. No time is asserted."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks import gpu, train
+from pipeline.config import RunConfig, load_config
+from pipeline.train.guard import Figures
+
+WITHOUT_RAY_AND_WANDB = """
+import runpy, sys
+sys.modules |= {"ray": None, "wandb": None}
+sys.argv = ["gpu", "--toy", "--steps", "2", "--warm-up", "1", "--json"]
+runpy.run_module("benchmarks.gpu", run_name="__main__")
+"""
+
+
+def record_of(*command: str) -> dict[str, Any]:
+    env = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return record
+
+
+@pytest.mark.slow
+def test_a_step_of_ours_and_of_a_bare_loop_train_the_same() -> None:
+    sizes = ("--width", "64", "--layers", "1", "--micro-batch-size", "2", "--rounds", "3", "--threads", "1")
+    record = record_of("-m", "benchmarks.train", *sizes, "--without-transformers", "--json")
+    assert record["benchmark"] == "train"
+    assert set(record["ratios"]) == {"step_over_bare_torch"}
+    assert record["tokens_per_step"] == 2 * 2 * 256
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("accelerate") is None, reason="the Trainer needs accelerate")
+def test_the_trainer_takes_its_turns() -> None:
+    sizes = ("--width", "64", "--layers", "1", "--micro-batch-size", "2", "--rounds", "1", "--threads", "1")
+    record = record_of("-m", "benchmarks.train", *sizes, "--json")
+    assert set(record["ratios"]) == {"step_over_bare_torch", "step_vs_transformers"}
+
+
+def test_sides_that_trained_otherwise_are_not_compared() -> None:
+    ours = [Figures(loss=9.0, grad_norm=2.0), Figures(loss=8.5, grad_norm=1.0)]
+    train.same_training(ours, [ours[0], Figures(loss=8.5001, grad_norm=1.0001)])
+    with pytest.raises(SystemExit, match=r"loss of step 2 is 8.5 in ours and 8.6 in"):
+        train.same_training(ours, [ours[0], replace(ours[1], loss=8.6)])
+    with pytest.raises(SystemExit, match=r"grad_norm of step 1 is 2.0 in ours and 1.0 in"):
+        train.same_training(ours, [replace(ours[0], grad_norm=1.0), ours[1]])
+
+
+@pytest.mark.slow
+def test_the_gpus_benchmark_runs_without_ray_and_wandb() -> None:
+    record = record_of("-c", WITHOUT_RAY_AND_WANDB)
+    assert set(record["ratios"]) == {"mfu_toy"}
+    [toy] = record["presets"]
+    assert toy["steps"] == 2
+    assert toy["layers"] == toy["layers_of_preset"]
+    assert toy["save"]["steps_beside"] >= 1
+    assert 0 < toy["mfu_causal"] < toy["mfu_full"]
+    assert toy["loss"] < 7
+
+
+def preset(name: str) -> RunConfig:
+    return gpu.one_rank(load_config(gpu.CONFIGS / f"{name}.yaml", gpu.ON_GPU))
+
+
+@pytest.mark.parametrize(("name", "sequences", "micro_batches"), [("124m", 64, 2), ("1b", 32, 4), ("7b", 16, 8)])
+def test_a_preset_is_measured_with_the_share_of_one_of_its_ranks(name: str, sequences: int, micro_batches: int) -> None:
+    train = preset(name).train
+    assert train.global_batch_size == sequences
+    assert train.global_batch_size == micro_batches * train.micro_batch_size
+
+
+def test_as_many_layers_as_the_plan_finds_room_for() -> None:
+    config, vocab_size = preset("7b"), 32_000
+    machine = gpu.Machine(name="h100", memory_bytes=80_000_000_000, peak_flops=989e12)
+    held = gpu.with_layers_that_fit(config, vocab_size, machine)
+    one_more = replace(held, model=replace(held.model, layers=held.model.layers + 1))
+    usable = gpu.USABLE_SHARE * 80_000_000_000
+    assert 1 < held.model.layers < config.model.layers
+    assert gpu.planned_bytes(held, vocab_size) <= usable < gpu.planned_bytes(one_more, vocab_size)
+    assert replace(held, model=config.model) == config
+
+    large = replace(machine, memory_bytes=10**13)
+    assert gpu.with_layers_that_fit(config, vocab_size, large) == config
+    with pytest.raises(SystemExit, match="7b: not one layer fits into 1 GB"):
+        gpu.with_layers_that_fit(config, vocab_size, replace(machine, memory_bytes=10**9))
