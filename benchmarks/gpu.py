@@ -19,7 +19,8 @@ documents are much longer than sequences, or attention would skip blocks of scor
 
 Peak memory is PyTorch's count of allocated bytes in the timed steps, beside the plan's estimate of the same. Waiting
 for data is the time inside the loader's call. Saving is what one checkpoint costs training, at the rate at which the
-preset saves: the steps beside it against those before.
+preset saves: the steps beside it against those before. It is the process's first save, which also takes the memory for
+its copy.
 """
 
 import argparse
