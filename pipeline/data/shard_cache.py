@@ -14,11 +14,13 @@ import fcntl
 import hashlib
 import os
 import re
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
+from stat import S_ISDIR
 from typing import BinaryIO
 
 from data_prep.errors import DataError
@@ -39,6 +41,18 @@ POLL_S = 0.05
 """How often to look whether somebody else has fetched a shard, or made room for it."""
 OURS = re.compile(rf"({re.escape(TEMPORARY_PREFIX)})?[0-9a-f]{{64}}\.tar")
 """Nothing else in the folder is counted or removed."""
+
+
+def default_folder() -> Path:
+    """A cache folder in the system's temporary folder that nobody else can write to: shards are verified only when they
+    are fetched. Raises Mistake if there is one of that name that is not so."""
+    folder = Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise Mistake(f"{folder}: another user may write there; give a folder of your own as data.cache_folder")
+    return folder
 
 
 class ShardCache:

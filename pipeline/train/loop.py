@@ -9,8 +9,6 @@ notice to stop travels with the loss in the one all-reduce of each step, so that
 rollback is a resume like any other, only without a new process.
 """
 
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +27,7 @@ from pipeline.config import RunConfig
 from pipeline.data.corpus_shards import CorpusShards, LocalShards
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
-from pipeline.data.shard_cache import ShardCache, check_budget
+from pipeline.data.shard_cache import ShardCache, check_budget, default_folder
 from pipeline.data.trace import document_ids
 from pipeline.durable import lacks_shards, remote_of, remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
@@ -273,5 +271,5 @@ def shards_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order)
     remote, budget_bytes = remote_of(config), config.data.cache_bytes
     if remote is None or budget_bytes is None or not lacks_shards(corpus):
         return LocalShards(corpus, manifest)
-    folder = Path(config.data.cache_folder or f"{tempfile.gettempdir()}/headrace-{os.getuid()}")
+    folder = Path(config.data.cache_folder) if config.data.cache_folder else default_folder()
     return ShardCache(remote.at(f"corpora/{corpus.name}/shards").url, folder, budget_bytes, manifest, order)

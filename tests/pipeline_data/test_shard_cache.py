@@ -316,3 +316,18 @@ def test_two_processes_share_a_folder(corpus: CORPUS, failing: Proxy, tmp_path: 
     assert bytes_in(tmp_path) <= shards * largest(corpus[1])
     if shards == 100:
         assert len(failing.seen) == len(names(tmp_path, corpus[1])), "one of them fetched each shard, once"
+
+
+@pytest.mark.parametrize("obstacle", ["open", "link", "file"])
+def test_a_default_folder_that_others_may_write_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, obstacle: str
+) -> None:
+    monkeypatch.setattr(shard_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = shard_cache.default_folder()
+    assert folder == shard_cache.default_folder()
+    folder.chmod(0o777)
+    if obstacle != "open":
+        folder.rmdir()
+        folder.symlink_to(tmp_path) if obstacle == "link" else folder.write_bytes(b"")
+    with pytest.raises(Mistake, match=r"data\.cache_folder"):
+        shard_cache.default_folder()
