@@ -43,7 +43,7 @@ def new_engine(model: ModelConfig) -> Any:
 
 
 def take_step(engine: Any) -> None:
-    train_step(engine, np.random.default_rng(0).integers(1, VOCAB_SIZE, (1, 1, LENGTH)), 0)
+    train_step(engine, np.random.default_rng(0).integers(1, VOCAB_SIZE, (1, 1, LENGTH)))
 
 
 def record(model: ModelConfig, step: int) -> Checkpoint:

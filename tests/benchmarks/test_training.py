@@ -47,6 +47,12 @@ def test_the_trainer_takes_its_turns() -> None:
     assert set(record["ratios"]) == {"step_over_bare_torch", "step_vs_transformers"}
 
 
+@pytest.mark.slow
+def test_a_saves_stall_is_measured() -> None:
+    record = record_of("-m", "benchmarks.checkpoint", "--json", "--width", "64", "--layers", "1")
+    assert set(record["ratios"]) == {"stall_vs_sync"}
+
+
 def test_sides_that_trained_otherwise_are_not_compared() -> None:
     ours = [Figures(loss=9.0, grad_norm=2.0), Figures(loss=8.5, grad_norm=1.0)]
     train.same_training(ours, [ours[0], Figures(loss=8.5001, grad_norm=1.0001)])
