@@ -34,7 +34,7 @@ import pytest
 from cluster.world import World, free_port, world_env
 from data_prep.manifest import read_manifest
 from pipeline.config import load_config
-from pipeline.data.order import Order, order_of
+from pipeline.data.order import order_of_config
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train import guard, loop, saving, snapshot
 from pipeline.train.checkpoint import steps_saved, verify_checkpoint
@@ -262,13 +262,12 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
         return
     take_step: Callable[..., loop.Taken] = loop.take_step
     config, manifest = load_config(config_path), read_manifest(corpus)
-    bare = order_of(manifest, tuple(source.weight for source in config.data.sources), config.train.seed)
-    bad_batch = bare.batch_digest(config.batches.positions(BAD_STEP - 1))
+    bad_batch = order_of_config(config, manifest).batch_digest(config.batches.positions(BAD_STEP - 1))
 
-    def take_bad_step(engine: Any, config: Any, loader: Any, order: Order, done: int, *rest: Any) -> loop.Taken:
+    def take_bad_step(engine: Any, config: Any, loader: Any, batch_digest: Any, done: int, *rest: Any) -> loop.Taken:
         been = marker.exists()
-        taken = take_step(engine, config, loader, order, done, *rest)
-        if order.batch_digest(config.batches.positions(done)) != bad_batch:
+        taken = take_step(engine, config, loader, batch_digest, done, *rest)
+        if batch_digest(config.batches.positions(done)).result() != bad_batch:
             return taken
         if chosen.trouble == "machine":
             if been:
