@@ -59,8 +59,9 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     folder = workspace.run(config.name)
     launcher = launcher_for(config.cluster)
     busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
-    with locked(folder.path / "run.lock", busy=busy), StopNotice(files=(folder.stop,)) as notice, interrupt_as_notice():
+    with locked(folder.path / "run.lock", busy=busy), StopNotice() as notice, interrupt_as_notice():
         folder.stop.unlink(missing_ok=True)  # it was meant for an earlier start
+        notice.watch(folder.stop)
         bring_pins(config, workspace)
         ours = _living_job(config, folder)
         evaluation, patience = Evaluation(command), Patience(config.name)

@@ -125,8 +125,9 @@ def wait_for_notice(patient: Patient) -> float | None:
     began = time.monotonic()
     if patient.world.is_main:
         path.touch()
-    notice = StopNotice({}, files=(path,), poll_s=0.02)
+    notice = StopNotice({}, files=(path,))
     while not notice.requested():
+        notice.look()
         if time.monotonic() - began > SHARED_BOUND_S:
             return None
         time.sleep(0.02)

@@ -23,7 +23,7 @@ from data_prep.files import plain
 
 JOURNAL_NAME = "metrics.jsonl"
 
-KINDS = ("start", "resume", "step", "checkpoint", "upload", "eval", "guard", "notice", "promote", "end")
+KINDS = ("start", "resume", "step", "checkpoint", "upload", "eval", "guard", "told", "notice", "promote", "end")
 
 Line = dict[str, Any]
 

@@ -131,5 +131,7 @@ def show_line(bar: Bar, line: Line) -> None:
             bar.say(f"WARNING: {line.get('problem', line)}")
         case "upload" if "problem" in line:
             bar.say(f"WARNING: {line['problem']}")
+        case "told":
+            bar.say(f"rank {line['rank']} was told to stop ({line['reason']})")
         case "notice":
             bar.say(f"told to stop ({line['reason']}): step {line['step']:,} is saved")

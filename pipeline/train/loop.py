@@ -48,6 +48,7 @@ from pipeline.train.saving import Saver, load
 from pipeline.train.schedule import learning_rate, progress
 from pipeline.train.stragglers import of_rank, rank_figures
 from pipeline.train.tiers import newest_of_tiers
+from pipeline.train.told import first_heard
 from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder
 
@@ -63,6 +64,9 @@ def train(
     if config.data.cache_bytes is not None:
         check_budget(config.data.cache_bytes, manifest)
     with watchdog_of(config, tell) as watchdog, in_world(world):
+        notice.watch(
+            run.stop
+        )  # not before all have met: rank 0 may have removed one that was meant for an earlier start
         seed_rank(config.train, world)
         model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
         engine = start_engine(model, config.train, world)
@@ -121,7 +125,7 @@ def train_on(
                 stop = stop or told(notice, engine, world)  # it may have come during the save: it holds this very step
     saver.wait()
     if stop:
-        tell("notice", step=step, reason=notice.reason or "another rank was told to stop")
+        tell("notice", step=step, **first_heard(notice, world))
     if step < config.total_steps:
         raise StoppedOnNotice(f"run {config.name} stopped on notice at step {step}, saved; run it again to resume")
     tell("end", step=step)

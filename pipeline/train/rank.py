@@ -15,6 +15,7 @@ from pipeline.monitor.views import training_view
 from pipeline.runs import begin, run_id
 from pipeline.train.loop import Tell, train
 from pipeline.train.tiers import catch_up
+from pipeline.train.told import on_record
 from pipeline.train.upload import Uploader
 from pipeline.workspace import RunFolder, Workspace
 
@@ -26,17 +27,22 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
     run.
     """
     run = workspace.run(config.name)
-    with StopNotice(files=(run.stop,)) as notice:
+    with StopNotice() as notice:
         world = world_from_env(os.environ)
         check_batch(config.train, world.size)
         bring_pins(config, workspace)
         bring_corpus(config, workspace)
         if not world.is_main:
             corpus, manifest = begin(config, workspace, write=False)
-            train(config, run, corpus, manifest, world, notice, lambda kind, **figures: None)
+            with notice.told_to(on_record(world, None)):
+                train(config, run, corpus, manifest, world, notice, lambda kind, **figures: None)
             return False
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
-        with locked(run.path / "train.lock", busy=busy), up_to_date(config, run) as journal:
+        with (
+            locked(run.path / "train.lock", busy=busy),
+            up_to_date(config, run) as journal,
+            notice.told_to(on_record(world, journal)),
+        ):
             if STOP_FILE_VARIABLE not in os.environ:  # started by hand; no rank looks before it has met this one
                 run.stop.unlink(missing_ok=True)
             corpus, manifest = begin(config, workspace)

@@ -4,13 +4,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
-from cluster.signals import NOTICE_SIGNALS, STOP_FILE_VARIABLE, StopNotice, agreed
+from cluster.signals import NOTICE_SIGNALS, STOP_FILE_VARIABLE, Heard, StopNotice, agreed
 
 
 @pytest.fixture(autouse=True)
@@ -31,23 +33,45 @@ def test_a_signal_is_a_notice(number: signal.Signals) -> None:
         assert notice.reason == number.name
 
 
-def test_a_file_is_a_notice_and_is_looked_for_only_now_and_then(tmp_path: Path) -> None:
-    with StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "stop")}, poll_s=0.2) as notice:
+def test_a_file_is_a_notice_and_is_looked_for_beside_what_goes_on(tmp_path: Path) -> None:
+    heard: SimpleQueue[Heard] = SimpleQueue()
+    with (
+        StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "stop")}, poll_s=0.01) as notice,
+        notice.told_to(heard.put),
+    ):
         assert not notice.requested()
         (tmp_path / "stop").touch()
-        assert not notice.requested(), "a look at each step would load a shared file system"
-        time.sleep(0.21)
+        assert heard.get(timeout=30).reason == "stop file"
         assert notice.requested()
-        assert notice.reason == "stop file"
         (tmp_path / "stop").unlink()
         assert notice.requested(), "a notice is never taken back"
 
 
+def test_a_file_that_is_there_when_the_watch_begins_is_a_notice_at_once(tmp_path: Path) -> None:
+    (tmp_path / "stop").touch()
+    with StopNotice({}, poll_s=3600) as notice:
+        assert not notice.requested()
+        notice.watch(tmp_path / "stop")
+        assert notice.reason == "stop file"
+
+
+def test_a_listener_is_told_once_also_of_a_notice_that_came_before_it(tmp_path: Path) -> None:
+    heard: list[Heard] = []
+    with StopNotice({}, poll_s=3600) as notice:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with notice.told_to(heard.append):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert [one.reason for one in heard] == ["SIGUSR1"]
+        assert notice.heard == heard[0]
+
+
 def test_a_file_made_by_hand_is_a_notice_beside_the_launchers(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in NOTICE_SIGNALS]
-    with StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "launcher")}, files=[tmp_path / "hand"], poll_s=0) as notice:
+    with StopNotice({STOP_FILE_VARIABLE: str(tmp_path / "launcher")}, files=[tmp_path / "hand"]) as notice:
         assert not notice.requested()
         (tmp_path / "hand").touch()
+        notice.look()
         assert notice.requested()
         assert notice.reason == "stop file"
     for number, handler in zip(NOTICE_SIGNALS, before, strict=True):
@@ -96,6 +120,90 @@ with StopNotice({}):
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == str(-signal.SIGTERM)
+
+
+def test_a_childs_signal_is_not_its_parents_notice() -> None:
+    """A forked child has the parent's descriptors, and the interpreter's handler writes to them."""
+    script = """
+import os, queue, signal
+from cluster.signals import StopNotice
+heard = queue.SimpleQueue()
+with StopNotice({}, poll_s=3600) as notice, notice.told_to(heard.put):
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(tell, b".")
+        while True:
+            signal.pause()
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    died_of = -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    requested = notice.requested()
+    os.kill(os.getpid(), signal.SIGUSR1)  # comes after whatever the child has written
+    print(died_of, requested, heard.get(timeout=30).reason)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [str(int(signal.SIGTERM)), "False", "SIGUSR1"]
+
+
+def test_a_started_process_does_not_get_the_descriptors() -> None:
+    with StopNotice({}) as notice:
+        for one in (notice._ours, notice._handlers):
+            assert not os.get_inheritable(one.fileno())
+
+
+@pytest.mark.parametrize("way", ["signal", "file"])
+def test_a_notice_is_heard_while_the_main_thread_waits_in_a_collective(tmp_path: Path, way: str) -> None:
+    """Rank 0 enters a barrier of gloo, which no signal interrupts; rank 1 enters it only once rank 0 has said that it
+    was told."""
+    script = """
+import os, sys, torch.distributed as dist
+from pathlib import Path
+from cluster.signals import StopNotice
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+with StopNotice({}, files=(folder / "stop",)) as notice:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    dist.barrier()
+    with notice.told_to(lambda heard: print("told", heard.reason, flush=True)):
+        if rank == 0:
+            print("enters", flush=True)
+        else:
+            sys.stdin.readline()
+        dist.barrier()
+        print("leaves", notice.requested(), flush=True)
+"""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(rank), str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        )
+        for rank in range(2)
+    ]
+    patience = threading.Timer(120, lambda: [one.kill() for one in ranks])
+    patience.start()
+    waits, late = ranks
+    assert waits.stdout is not None
+    assert late.stdin is not None
+    try:
+        assert waits.stdout.readline() == "enters\n"
+        if way == "signal":
+            waits.send_signal(signal.SIGTERM)
+        else:
+            (tmp_path / "stop").touch()
+        assert waits.stdout.readline() == f"told {'SIGTERM' if way == 'signal' else 'stop file'}\n"
+        late.stdin.write("go on\n")
+        late.stdin.flush()
+        assert waits.stdout.readline() == "leaves True\n"
+        assert "leaves" in late.communicate(timeout=60)[0]
+        assert [one.wait(60) for one in ranks] == [0, 0]
+    finally:
+        patience.cancel()
+        for one in ranks:
+            one.kill()
+            one.communicate()
 
 
 @pytest.mark.parametrize("flags", [(False, False, False), (True, False, False), (True, True, True)])

@@ -51,7 +51,7 @@ def memory() -> None:
 def blind() -> None:
     machine.SHARED_BOUND_S = 2.0
     if GUILTY:
-        machine.StopNotice = lambda env, *, files, poll_s: StopNotice(env, files=(Path("/nowhere"),), poll_s=poll_s)
+        machine.StopNotice = lambda env, *, files: StopNotice(env, files=(Path("/nowhere"),))
 
 
 def disk() -> None:

@@ -1,8 +1,11 @@
 """A notice to stop is obeyed at whatever moment it comes: every rank at the same step, saved, and no step lost."""
 
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.monitor.journal import Journal, read_journal, unbroken
@@ -41,7 +44,9 @@ def trained(config: Path) -> list[int]:
 @pytest.mark.slow
 def test_a_notice_to_one_rank_during_a_save_ends_all_right_after_it(config: Path) -> None:
     stop_by(config, script=harm("term", 2))  # the second save, that of step 2
-    assert kinds(config) == [("start", 0), ("checkpoint", 0), ("checkpoint", 2), ("notice", 2)]
+    assert kinds(config) == [("start", 0), ("checkpoint", 0), ("checkpoint", 2), ("notice", 2)], "only rank 1 was told"
+    line = read_journal(config.with_name("ws") / "runs/small/metrics.jsonl")[-1]
+    assert (line["reason"], line["rank"]) == ("SIGTERM", 1)
     assert trained(config) == [1, 2]
     checkpoints = config.with_name("ws") / "runs/small/checkpoints"
     assert steps_saved(checkpoints) == [0, 2]
@@ -56,11 +61,32 @@ def test_a_control_file_that_is_there_before_the_first_step_is_obeyed_before_it(
     stop.parent.mkdir(parents=True)
     stop.touch()
     stop_by(config)
-    assert kinds(config) == [("start", 0), ("checkpoint", 0), ("notice", 0)]
+    assert kinds(config) == [("told", 0), ("start", 0), ("checkpoint", 0), ("notice", 0)]
     assert trained(config) == []
     stop.unlink()
     run_ranks(config, config.with_name("corpus"))
     assert trained(config) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_notice_is_in_the_journal_while_the_ranks_still_wait_for_each_other(config: Path) -> None:
+    """Rank 0 waits for rank 1 in the collectives of step 3. Rank 1 comes once it has read in the journal that rank 0
+    was told: if rank 0 could not say so from there, this would hang until the watchdog bites."""
+    run = config.with_name("ws") / "runs/small"
+    process = start_ranks(config, config.with_name("corpus"), script=harm("late", 3))
+    while not (run / "late").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    (rank,) = [one for one in psutil.Process(process.pid).children() if one.environ().get("RANK") == "0"]
+    rank.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert "rank 0: told to stop (SIGTERM)" in output, output
+    # The line of checkpoint 2 comes with the step's: the thread alone speaks before that.
+    assert kinds(config)[-4:] == [("told", 0), ("checkpoint", 2), ("checkpoint", 3), ("notice", 3)]
+    told, notice = (line for line in read_journal(run / "metrics.jsonl") if line["kind"] in ("told", "notice"))
+    assert (told["reason"], told["rank"]) == (notice["reason"], notice["rank"]) == ("SIGTERM", 0)
+    assert told["heard_at"] == notice["heard_at"] <= told["time"] <= notice["time"]
+    assert notice["waited_s"] == pytest.approx(notice["time"] - notice["heard_at"], abs=0.1)
 
 
 @pytest.mark.slow

@@ -1,20 +1,26 @@
 """One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
 
 flip: a bit of rank 1's weights flips before the CALLth step that this process takes, once. hang: rank 1 does not come
-to that step any more. term: rank 1 gets SIGTERM in that save.
+to that step any more. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that step once the journal says
+that rank 0 was told to stop.
 """
 
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.config import load_config
+from pipeline.monitor.journal import read_journal
 from pipeline.train import loop
 from pipeline.train.saving import Saver
+from pipeline.workspace import open_workspace
 from tests.train import train_small
 
 
@@ -33,6 +39,13 @@ def term(*rest: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def late(*rest: Any) -> None:
+    run = open_workspace(load_config(Path(sys.argv[3]))).run("small")
+    (run.path / "late").touch()
+    while not any(line["kind"] == "told" for line in read_journal(run.metrics)):
+        time.sleep(0.05)
+
+
 def before_call(number: int, harm: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
@@ -46,7 +59,12 @@ def before_call(number: int, harm: Callable[..., None], function: Callable[..., 
     return harmed
 
 
-HARMS = {"flip": (flip, loop, "train_step"), "hang": (hang, loop, "train_step"), "term": (term, Saver, "save")}
+HARMS = {
+    "flip": (flip, loop, "train_step"),
+    "hang": (hang, loop, "train_step"),
+    "late": (late, loop, "train_step"),
+    "term": (term, Saver, "save"),
+}
 
 
 if __name__ == "__main__":

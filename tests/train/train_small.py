@@ -11,6 +11,7 @@ from pipeline.config import load_config
 from pipeline.errors import StoppedOnNotice
 from pipeline.monitor.journal import Journal
 from pipeline.train.loop import train
+from pipeline.train.told import on_record
 from pipeline.workspace import open_workspace
 
 
@@ -19,7 +20,7 @@ def main(config_path: str, corpus: str, *overrides: str) -> int:
     run = open_workspace(config).run(config.name)
     world = world_from_env(os.environ)
     journal = Journal(run.metrics) if world.is_main else None
-    with StopNotice(files=(run.stop,)) as notice:
+    with StopNotice() as notice, notice.told_to(on_record(world, journal)):
         try:
             train(
                 config,
