@@ -28,6 +28,8 @@ from pipeline.promote.config import PromoteConfig
 
 FORBID = {"extra": "forbid"}
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+REMOTE = re.compile(r"(file://|local://)?/+[^/].*|(?!file:|local:)[a-z0-9+.-]+://[^/].*")
+"""A path from the root, or a URL with a host or bucket: what is relative is another place for each working folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,11 +382,18 @@ def check(config: RunConfig) -> None:
 def check_remote(config: RunConfig) -> None:
     """Raises Mistake for a URL with secrets in it, and for limits that only a remote makes sense of."""
     if config.remote is not None:
+        if any(one in "*[]" or not one.isprintable() for one in config.remote):  # a store would remove what matches
+            raise Mistake(f"remote: {config.remote!r} must be without *, [ and ], which stores read as patterns")
         parts = urlsplit(config.remote)
-        if not config.remote.strip("/") or parts.query or "@" in parts.netloc:
+        if parts.query or "@" in parts.netloc:
             raise Mistake(
                 "remote: give a plain URL such as s3://bucket/prefix; user, password and keys are read from the "
                 "store's environment variables"
+            )
+        if not REMOTE.fullmatch(config.remote):
+            raise Mistake(
+                f"remote: {config.remote} is no place that is the same for every process; give a URL such as "
+                "s3://bucket/prefix or file:///mnt/durable, or a path from the root"
             )
     if config.data.cache_bytes is not None:
         _positive("data.cache_bytes", config.data.cache_bytes)

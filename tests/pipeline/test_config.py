@@ -49,7 +49,13 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("data.cache_bytes=0", r"data.cache_bytes: 0 must be"),
         ("remote=s3://key:secret@bucket/x", r"remote: give a plain URL such as"),
         ("remote=s3://bucket/x?secret=1", r"remote: give a plain URL such as"),
-        ("remote=/", r"remote: give a plain URL such as"),
+        *(
+            (f"remote={place}", f"remote: {place} is no place that is the same for every process")
+            for place in ("/", "s3://", "s3:///x", "file://x", "backup", "./backup", "~/backup", "s3:/bucket/x")
+        ),
+        ("remote=s3://bucket/team*", r"remote: 's3://bucket/team\*' must be without \*, \[ and \]"),
+        ("remote='s3://[bucket'", r"remote: 's3://\[bucket' must be without \*, \[ and \]"),
+        ("remote=file:///mnt/team[1]", r"remote: 'file:///mnt/team\[1\]' must be without"),
         ("train.checkpoint.keep_local=1", r"train.checkpoint.keep_local: 1 needs remote"),
         ("train.checkpoint.upload_grace_s=-1", r"train.checkpoint.upload_grace_s: -1.0 must not be negative"),
         ("name=../escape", r"name: '../escape' must be"),
