@@ -1,6 +1,6 @@
 """A folder in a store: what the second, durable tier of a workspace is made of. Any fsspec URL.
 
-Nothing here is renamed into place, for object stores cannot: whoever writes puts the record last, and whoever reads
+No folder here is renamed into place, for object stores cannot: whoever writes puts the record last, and whoever reads
 compares every byte with a record before its use. A name that comes out of a store, from a listing or a record, is taken
 for a plain name in this folder or not at all. Credentials are fsspec's business: its usual environment variables.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from data_prep.files import TEMPORARY_PREFIX, sha256_file
+from data_prep.files import TEMPORARY_PREFIX, sha256_file, sync_folder
 from data_prep.remote import ShortAnswer, asked, one_line, store_of
 from pipeline.errors import Mistake, PipelineError
 
@@ -77,20 +77,14 @@ class RemoteFolder:
     def write(self, name: str, data: bytes) -> None:
         """Stores a few bytes, in place of those that are there."""
         store, path = store_of(self._url(name))
-
-        def pipe() -> None:
-            _make_parent(store, path)
-            store.pipe_file(path, data)
-
-        self._written(name, pipe)
+        self._written(name, lambda: _replaced(store, path, lambda to: store.pipe_file(to, data)))
 
     def put(self, name: str, file: Path) -> None:
         """Stores a local file, in place of the one that is there."""
         store, path = store_of(self._url(name))
 
         def whole() -> None:
-            _make_parent(store, path)
-            store.put_file(str(file), path)
+            _replaced(store, path, lambda to: store.put_file(str(file), to))
             store.invalidate_cache()
             stored, expected = int(store.info(path)["size"]), file.stat().st_size
             if stored != expected:
@@ -171,7 +165,19 @@ class RemoteFolder:
             raise Mistake(f"remote: {url} cannot be {done}: {one_line(error)}; check the credentials") from error
 
 
-def _make_parent(store: Any, path: str) -> None:
-    """Disks have folders, object stores do not."""
-    if "file" in store.protocol:
-        store.makedirs(path.rpartition("/")[0], exist_ok=True)
+def _replaced(store: Any, path: str, send: Callable[[str], None]) -> None:
+    """Sends a file whole or not at all. Object stores do so by themselves; on a disk, where a writer may be killed and
+    room may run out, what was there before must outlive it."""
+    if "file" not in store.protocol:
+        send(path)
+        return
+    coming = Path(path).with_name(f"{TEMPORARY_PREFIX}{Path(path).name}")
+    coming.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        send(str(coming))
+        with coming.open("rb") as file:
+            os.fsync(file.fileno())
+        coming.replace(path)
+    finally:
+        coming.unlink(missing_ok=True)
+    sync_folder(coming.parent)

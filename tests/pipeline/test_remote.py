@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep import remote as data_remote
 from data_prep.errors import DataError
 from pipeline.errors import Mistake
 from pipeline.remote import Damaged, RemoteFolder, plain_path
@@ -86,6 +88,28 @@ def test_what_no_waiting_mends_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "a_file").write_bytes(b"")
     with pytest.raises(Mistake, match=r"remote: .*a_file/x/y cannot be written"):
         RemoteFolder(f"file://{tmp_path}/a_file/x").write("y", b"")
+
+
+def test_a_disk_that_is_full_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run's pins and its journal are stored again with each checkpoint."""
+    remote = RemoteFolder(f"file://{tmp_path}/remote")
+    (tmp_path / "grain").write_bytes(b"new stone")
+    for name in ("state.json", "grain"):
+        remote.write(name, b"stone")
+
+    def half(_: LocalFileSystem, source: str, to: str | bytes, **__: object) -> None:
+        path, data = (source, to) if isinstance(to, bytes) else (to, b"new stone")
+        Path(path).write_bytes(data[:3])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(data_remote, "PAUSES_S", ())
+    for method in ("pipe_file", "put_file"):
+        monkeypatch.setattr(LocalFileSystem, method, half)
+    with pytest.raises(DataError, match="No space left"):
+        remote.write("state.json", b"new stone")
+    with pytest.raises(DataError, match="No space left"):
+        remote.put("grain", tmp_path / "grain")
+    assert tree(tmp_path / "remote") == {"state.json": b"stone", "grain": b"stone"}
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a//b", "", ".hidden", "a\\..\\b", "a\x00", "ü"])
