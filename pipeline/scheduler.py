@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -38,6 +38,7 @@ from pipeline.durable import bring_pins, remote_run
 from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.locks import locked
 from pipeline.monitor.views import wandb_view
+from pipeline.notice import unless_told
 from pipeline.observe import observe
 from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
@@ -78,6 +79,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                 raise StoppedOnNotice(f"run {config.name}: its training was cancelled; run it again to resume")
             actions = next_actions(state)
             for action in actions:
+                if notice.requested():
+                    break
                 worked = True
                 match action:
                     case Prepare():
@@ -87,7 +90,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     case Evaluate(step):
                         evaluation.start(step)
                     case Promote(step):
-                        _promote(config, workspace, step)
+                        _promote(config, workspace, step, notice)
                     case Prune(steps, set_aside):
                         for step in steps:
                             prune(folder.checkpoint(step))
@@ -228,10 +231,8 @@ class Patience:
             )
 
 
-def _promote(config: RunConfig, workspace: Workspace, step: int) -> None:
+def _promote(config: RunConfig, workspace: Workspace, step: int, notice: StopNotice) -> None:
     """A refusal is a decision like any other; whoever moved the alias meanwhile is taken into account on the next
-    look."""
-    try:
-        promote_step(config, workspace, step)
-    except (GateRefused, AliasMoved):
-        return
+    look, and so is a notice."""
+    with suppress(GateRefused, AliasMoved, StoppedOnNotice):
+        promote_step(config, workspace, step, between=unless_told(notice, "a checkpoint was verified"))

@@ -134,4 +134,5 @@ def show_line(bar: Bar, line: Line) -> None:
         case "told":
             bar.say(f"rank {line['rank']} was told to stop ({line['reason']})")
         case "notice":
-            bar.say(f"told to stop ({line['reason']}): step {line['step']:,} is saved")
+            stands = "nothing was loaded" if line["step"] is None else f"step {line['step']:,} is saved"
+            bar.say(f"told to stop ({line['reason']}): {stands}")

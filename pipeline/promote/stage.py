@@ -6,6 +6,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import Mistake
 from pipeline.evaluate.report import read_report
 from pipeline.monitor.journal import Journal
+from pipeline.notice import GoOn, go_on
 from pipeline.promote.chain import Entry
 from pipeline.promote.config import PromoteConfig
 from pipeline.promote.registry import promote, read_entries
@@ -25,9 +26,9 @@ def promotion_of(config: RunConfig) -> PromoteConfig:
     return config.promote
 
 
-def promote_step(config: RunConfig, workspace: Workspace, step: int) -> Entry:
+def promote_step(config: RunConfig, workspace: Workspace, step: int, *, between: GoOn = go_on) -> Entry:
     """Brings a step's checkpoint, with its report, before the gate. The verdict is in the registry's journal and the
-    run's."""
+    run's. `between` is called before each file that is verified."""
     run = workspace.run(config.name)
     report_path = run.report(step, "heldout")
     if not report_path.exists():
@@ -37,7 +38,11 @@ def promote_step(config: RunConfig, workspace: Workspace, step: int) -> Entry:
     promotion = promotion_of(config)
     known = decided_steps(config, workspace)
     entry = promote(
-        workspace.path, promotion, read_report(report_path), run.checkpoint(step), check_checkpoint=check_checkpoint
+        workspace.path,
+        promotion,
+        read_report(report_path),
+        run.checkpoint(step),
+        check_checkpoint=lambda path: verify_checkpoint(path, between=between).digest,
     )
     if step not in known:
         with Journal(run.metrics) as journal:

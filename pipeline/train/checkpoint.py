@@ -23,6 +23,7 @@ from data_prep.files import digest, plain, read_record, sha256_file
 from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
 from pipeline.errors import CorruptCheckpoint
+from pipeline.notice import GoOn, go_on
 
 RECORD_NAME = "checkpoint.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -93,11 +94,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def verify_checkpoint(path: Path, only: Iterable[str] | None = None) -> Checkpoint:
-    """Compares files with the record that covers them: all of them, or those named. Raises CorruptCheckpoint naming the
-    first that differs."""
+def verify_checkpoint(path: Path, only: Iterable[str] | None = None, *, between: GoOn = go_on) -> Checkpoint:
+    """Compares files with the record that covers them: all of them, or those named. `between` is called before each.
+    Raises CorruptCheckpoint naming the first that differs."""
     checkpoint = read_checkpoint(path)
     for name in sorted(checkpoint.files if only is None else only):
+        between()
         expected, file = checkpoint.files[name], path / name
         if not file.is_file():
             raise CorruptCheckpoint(f"{file} is missing; use another checkpoint")
@@ -119,13 +121,13 @@ class Newest:
     passed_over: tuple[str, ...]
 
 
-def newest_good(folder: Path) -> Newest:
+def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
     """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved
     anew. One without a record is bad too: a commit renames the folder with its record in it."""
     passed_over = []
     for step, path in reversed(_step_folders(folder)):
         try:
-            verify_checkpoint(path)
+            verify_checkpoint(path, between=between)
         except CorruptCheckpoint as error:
             passed_over.append(str(error))
             aside = path.with_name(f"{path.name}.corrupt")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from cluster.signals import StopNotice, agreed
 from cluster.world import World
@@ -32,6 +31,7 @@ from pipeline.data.trace import document_ids
 from pipeline.durable import lacks_shards, remote_of, remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
+from pipeline.notice import unless_told
 from pipeline.train.checkpoint import Checkpoint, Newest, read_checkpoint
 from pipeline.train.engine import (
     averaged,
@@ -95,7 +95,7 @@ def train_on(
     def commit(step: int) -> None:
         saver.save(describe(config, corpus, manifest, order, step, world))
 
-    step = resume(engine, config, run, order, world, tell)
+    step = resume(engine, config, run, order, world, notice, tell)
     if step is None:
         tell(
             "start", run=config.name, config_digest=config.digest, world_size=world.size, total_steps=config.total_steps
@@ -206,12 +206,24 @@ def watchdog_of(config: RunConfig, tell: Tell) -> Watchdog:
     )
 
 
-def resume(engine: Any, config: RunConfig, run: RunFolder, order: Order, world: World, tell: Tell) -> int | None:
+def resume(
+    engine: Any, config: RunConfig, run: RunFolder, order: Order, world: World, notice: StopNotice, tell: Tell
+) -> int | None:
     """Loads the newest good checkpoint of both tiers, and gives its step; None if the run has none yet."""
-    found: list[Newest | None] = [newest_of_tiers(run, remote_run(config)) if world.is_main else None]
-    dist.broadcast_object_list(found)
-    newest = found[0]
-    assert newest is not None
+
+    def find() -> Newest | None:
+        """None if a notice comes: the other ranks wait to hear it."""
+        try:
+            return newest_of_tiers(
+                run, remote_run(config), between=unless_told(notice, "its checkpoint was looked for")
+            )
+        except StoppedOnNotice:
+            return None
+
+    newest = from_main(find, world)
+    if newest is None:
+        tell("notice", step=None, **first_heard(notice, world))
+        raise StoppedOnNotice(f"run {config.name} stopped on notice before it was loaded; run it again to resume")
     for problem in newest.passed_over:
         tell("guard", verdict="checkpoint_corrupt", problem=problem)
     if newest.step is None:

@@ -12,6 +12,7 @@ from pipeline.durable import bring_corpus, bring_pins, remote_run
 from pipeline.locks import locked
 from pipeline.monitor.journal import Journal
 from pipeline.monitor.views import training_view
+from pipeline.notice import unless_told
 from pipeline.runs import begin, run_id
 from pipeline.train.loop import Tell, train
 from pipeline.train.tiers import catch_up
@@ -31,7 +32,7 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
         world = world_from_env(os.environ)
         check_batch(config.train, world.size)
         bring_pins(config, workspace)
-        bring_corpus(config, workspace)
+        bring_corpus(config, workspace, unless_told(notice, "its corpus was fetched"))
         if not world.is_main:
             corpus, manifest = begin(config, workspace, write=False)
             with notice.told_to(on_record(world, None)):

@@ -15,6 +15,7 @@ from pathlib import Path
 from data_prep.errors import DataError
 from data_prep.files import read_record, sync_folder, write_atomic, write_record
 from pipeline.errors import CorruptCheckpoint, PipelineError
+from pipeline.notice import GoOn, go_on
 from pipeline.remote import Damaged, RemoteFolder, plain_path
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
@@ -25,19 +26,20 @@ FILES_AT_ONCE = 4
 """Of a checkpoint on its way here; the stores' own clients fetch the parts of each side by side."""
 
 
-def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None) -> Newest:
-    """The newest checkpoint of both tiers whose files all hold; it is in the workspace then.
+def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoOn = go_on) -> Newest:
+    """The newest checkpoint of both tiers whose files all hold; it is in the workspace then. `between` is called before
+    each file.
 
     Raises DataError if the store does not answer and the workspace has none to go on from.
     """
-    local = newest_good(run.checkpoints)
+    local = newest_good(run.checkpoints, between=between)
     if remote is None:
         return local
     passed_over = list(local.passed_over)
     try:
         for step in newer_at_remote(remote, local.step):
             try:
-                if fetch_checkpoint(remote_checkpoint(remote, step), run, step):
+                if fetch_checkpoint(remote_checkpoint(remote, step), run, step, between=between):
                     return Newest(step=step, passed_over=tuple(passed_over))
             except Damaged as error:
                 passed_over.append(f"{error}; use another checkpoint")
@@ -55,7 +57,7 @@ def newer_at_remote(remote: RemoteFolder, step: int | None) -> list[int]:
     return [one for one in remote_steps(remote) if step is None or one > step]
 
 
-def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int) -> bool:
+def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between: GoOn = go_on) -> bool:
     """Brings a checkpoint here, and commits it like one that was saved here; gives False if there is none to bring.
 
     What an interrupted call has brought is not asked for again. Raises Damaged, naming the file.
@@ -73,6 +75,7 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int) -> bool:
         plain_path(name)
 
     def fetch(name: str) -> None:
+        between()
         file = checkpoint.files[name]
         remote.fetch(name, coming / name, file.sha256, file.size_bytes)
 

@@ -152,14 +152,25 @@ def test_a_started_process_does_not_get_the_descriptors() -> None:
             assert not os.get_inheritable(one.fileno())
 
 
+def wait_until_it_sleeps(pid: int) -> None:
+    """Until a process's main thread has gone to sleep inside a call, and stays there."""
+    sleeping: list[str] = []
+    while len(sleeping) < 10 or len(set(sleeping[-10:])) > 1 or "State:\tS" not in sleeping[-1]:
+        lines = Path(f"/proc/{pid}/task/{pid}/status").read_text().splitlines()
+        sleeping.append("".join(line for line in lines if line.startswith(("State:", "voluntary_ctxt_switches:"))))
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("way", ["signal", "file"])
 def test_a_notice_is_heard_while_the_main_thread_waits_in_a_collective(tmp_path: Path, way: str) -> None:
     """Rank 0 enters a barrier of gloo, which no signal interrupts; rank 1 enters it only once rank 0 has said that it
-    was told."""
+    was told. Its handler in Python runs only when it has left."""
     script = """
 import os, sys, torch.distributed as dist
 from pathlib import Path
 from cluster.signals import StopNotice
+receive = StopNotice._receive
+StopNotice._receive = lambda *arguments: (print("handles", flush=True), receive(*arguments))
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 with StopNotice({}, files=(folder / "stop",)) as notice:
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
@@ -189,6 +200,7 @@ with StopNotice({}, files=(folder / "stop",)) as notice:
     assert late.stdin is not None
     try:
         assert waits.stdout.readline() == "enters\n"
+        wait_until_it_sleeps(waits.pid)
         if way == "signal":
             waits.send_signal(signal.SIGTERM)
         else:
@@ -196,6 +208,8 @@ with StopNotice({}, files=(folder / "stop",)) as notice:
         assert waits.stdout.readline() == f"told {'SIGTERM' if way == 'signal' else 'stop file'}\n"
         late.stdin.write("go on\n")
         late.stdin.flush()
+        if way == "signal":
+            assert waits.stdout.readline() == "handles\n"
         assert waits.stdout.readline() == "leaves True\n"
         assert "leaves" in late.communicate(timeout=60)[0]
         assert [one.wait(60) for one in ranks] == [0, 0]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from cluster.signals import StopNotice
 from data_prep.errors import DataError
 from data_prep.files import write_record
 from data_prep.manifest import MANIFEST_NAME, read_manifest, record_of, sealed
 from pipeline.config import RunConfig, load_config
 from pipeline.durable import bring_corpus, bring_pins, lacks_shards, remote_run, upload_corpus
-from pipeline.errors import Mistake
+from pipeline.errors import Mistake, StoppedOnNotice
+from pipeline.notice import unless_told
 from pipeline.remote import Damaged, RemoteFolder
 from pipeline.runs import begin, pin, read_state
 from pipeline.workspace import Workspace, open_workspace
@@ -153,6 +155,20 @@ def test_a_damaged_file_of_a_stored_corpus_is_named_and_the_corpus_does_not_exis
     there.put(name, begun.corpora / CORPUS / name)
     assert bring_corpus(config, workspace) is not None, "once it is mended"
     assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
+
+
+def test_a_notice_while_a_corpus_is_fetched_is_obeyed_between_its_files(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    told = StopNotice({})
+    told.watch(tmp_path)  # it is there
+    with pytest.raises(StoppedOnNotice, match="stopped on notice while its corpus was fetched; run it again"):
+        bring_corpus(config, workspace, unless_told(told, "its corpus was fetched"))
+    assert not (workspace.corpora / CORPUS).exists()
+    assert bring_corpus(config, workspace, unless_told(StopNotice({}), "its corpus was fetched")) is not None
 
 
 def test_a_manifest_that_names_files_outside_brings_none(

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch.distributed as dist
 
 from cluster.world import World, free_port, world_env
 from data_prep.manifest import read_manifest
@@ -272,7 +273,7 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
         if chosen.trouble == "machine":
             if been:
                 return taken
-            loop.dist.barrier()  # all have looked
+            dist.barrier()  # all have looked
             marker.touch()
         return replace(taken, figures=replace(taken.figures, loss=float("nan")))
 

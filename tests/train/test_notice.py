@@ -28,7 +28,7 @@ def stop_by(config: Path, **start: Any) -> None:
     assert "exitcode: 75" in output or "exitcode  : 75" in output, output
 
 
-def kinds(config: Path) -> list[tuple[str, int]]:
+def kinds(config: Path) -> list[tuple[str, int | None]]:
     """The journal but for its steps."""
     lines = read_journal(config.with_name("ws") / "runs/small/metrics.jsonl")
     return [(line["kind"], line.get("step", 0)) for line in lines if line["kind"] != "step"]
@@ -87,6 +87,17 @@ def test_a_notice_is_in_the_journal_while_the_ranks_still_wait_for_each_other(co
     assert (told["reason"], told["rank"]) == (notice["reason"], notice["rank"]) == ("SIGTERM", 0)
     assert told["heard_at"] == notice["heard_at"] <= told["time"] <= notice["time"]
     assert notice["waited_s"] == pytest.approx(notice["time"] - notice["heard_at"], abs=0.1)
+
+
+@pytest.mark.slow
+def test_a_notice_while_a_checkpoint_is_verified_ends_all_ranks_before_it_is_loaded(config: Path) -> None:
+    run = config.with_name("ws") / "runs/small"
+    stop_by(config, script=harm("term", 2))
+    stop_by(config, script=harm("verify", 2))
+    assert kinds(config)[-2:] == [("told", 0), ("notice", None)]
+    assert not list((run / "checkpoints").glob("*.corrupt"))
+    run_ranks(config, config.with_name("corpus"))
+    assert trained(config) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import DataError
 from data_prep.files import write_record
+from pipeline.errors import StoppedOnNotice
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
@@ -196,6 +197,24 @@ def test_a_fetch_that_was_broken_off_goes_on(
     for name in here:
         stored.remove(f"checkpoints/step-00000008/{name}")
     assert newest_of_tiers(run, stored).step == 8, "what had come is not asked for again"
+
+
+@pytest.mark.parametrize("tier", ["local", "remote"])
+def test_a_notice_between_two_files_ends_the_search(stored: RemoteFolder, tmp_path: Path, tier: str) -> None:
+    run = run_at(tmp_path / ("first" if tier == "local" else "second"))
+    before = tree(run.checkpoints) if tier == "local" else {}
+    calls: list[None] = []
+
+    def told() -> None:
+        calls.append(None)
+        if len(calls) == 2:
+            raise StoppedOnNotice()
+
+    with pytest.raises(StoppedOnNotice):
+        newest_of_tiers(run, stored, between=told)
+    assert steps_saved(run.checkpoints) == ([0, 4, 8] if tier == "local" else [])
+    assert tier == "remote" or tree(run.checkpoints) == before
+    assert newest_of_tiers(run, stored).step == 8
 
 
 # What the run has lived through.

@@ -2,7 +2,7 @@
 
 flip: a bit of rank 1's weights flips before the CALLth step that this process takes, once. hang: rank 1 does not come
 to that step any more. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that step once the journal says
-that rank 0 was told to stop.
+that rank 0 was told to stop. verify: rank 0 gets SIGTERM before that file of a checkpoint is verified.
 """
 
 import os
@@ -18,7 +18,7 @@ import torch
 
 from pipeline.config import load_config
 from pipeline.monitor.journal import read_journal
-from pipeline.train import loop
+from pipeline.train import checkpoint, loop
 from pipeline.train.saving import Saver
 from pipeline.workspace import open_workspace
 from tests.train import train_small
@@ -46,29 +46,31 @@ def late(*rest: Any) -> None:
         time.sleep(0.05)
 
 
-def before_call(number: int, harm: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
+def before_call(number: int, rank: str, harm: Callable[..., None], function: Callable[..., Any]) -> Callable[..., Any]:
     calls = 0
 
     def harmed(*args: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == number and os.environ["RANK"] == "1":
+        if calls == number and os.environ["RANK"] == rank:
             harm(*args)
         return function(*args)
 
     return harmed
 
 
-HARMS = {
-    "flip": (flip, loop, "train_step"),
-    "hang": (hang, loop, "train_step"),
-    "late": (late, loop, "train_step"),
-    "term": (term, Saver, "save"),
+HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
+    "flip": (flip, loop, "train_step", "1"),
+    "hang": (hang, loop, "train_step", "1"),
+    "late": (late, loop, "train_step", "1"),
+    "term": (term, Saver, "save", "1"),
+    "verify": (term, checkpoint, "sha256_file", "0"),
 }
+"""What happens, before which function is called, on which rank."""
 
 
 if __name__ == "__main__":
     kind, call, *arguments = sys.argv[1:]
-    harm, owner, name = HARMS[kind]
-    setattr(owner, name, before_call(int(call), harm, getattr(owner, name)))
+    harm, owner, name, rank = HARMS[kind]
+    setattr(owner, name, before_call(int(call), rank, harm, getattr(owner, name)))
     raise SystemExit(train_small.main(*arguments))
