@@ -6,9 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cluster.job import EXIT_STOPPED
 from cluster.signals import StopNotice
 from pipeline.errors import StoppedOnNotice
 
+GRACE_S = 10.0
+"""For an evaluation that is told to stop."""
 POLL_S = 0.3
 """Between two looks: one costs about a millisecond, and what is waited for takes seconds."""
 
@@ -36,17 +39,21 @@ class Evaluation:
         if self._process is None or self._process.poll() is None:
             return
         _, said = self._process.communicate()
-        if self._process.returncode:
+        if self._process.returncode not in (0, EXIT_STOPPED):  # one that was told to stop goes on when it starts again
             assert self.step is not None
             self.failed.add(self.step)
             sys.stderr.write(said)
         self._process, self.step = None, None
 
     def end(self) -> None:
-        """Ends it unfinished. It will be done again: a report is written whole or not at all."""
+        """Ends it unfinished: it will go on with the batch that it is at."""
         if self._process is not None:
             self._process.terminate()
-            self._process.communicate()
+            try:
+                self._process.communicate(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:  # in a long batch, or loading: nothing that a kill could harm
+                self._process.kill()
+                self._process.communicate()
             self._process, self.step = None, None
 
 

@@ -173,12 +173,20 @@ def train(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
 @app.command()
 def evaluate(config: Config, overrides: Overrides = None, step: Step = None, as_json: AsJson = False) -> None:
     """Score a checkpoint on the held-out documents and write its report."""
+    from cluster.signals import StopNotice
     from pipeline.evaluate.stage import evaluate_step
     from pipeline.monitor.views import evaluation_progress
+    from pipeline.notice import unless_told
 
     run = opened(config, overrides)
-    with evaluation_progress() as update:
-        report = evaluate_step(run.config, run.workspace, step, update)
+    with StopNotice() as notice, evaluation_progress() as update:
+        go_on = unless_told(notice, "a checkpoint was scored")
+
+        def between(done: int, total: int) -> None:
+            update(done, total)
+            go_on()
+
+        report = evaluate_step(run.config, run.workspace, step, between)
     scores = {
         name: {"value": score.value, "standard_error": score.standard_error} for name, score in report.scores.items()
     }

@@ -19,6 +19,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.loss import IGNORE
 
 SCORER_VERSION = "bits-per-byte-1"
+TOKENS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,21 +52,34 @@ def score_documents(
     model: Decoder,
     documents: Sequence[HeldoutDocument],
     sequence_length: int,
-    tokens_at_once: int = 8192,
+    tokens_at_once: int = TOKENS_AT_ONCE,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    known: Sequence[Sequence[float]] = (),
+    keep: Callable[[Sequence[float]], None] = lambda nlls: None,
 ) -> tuple[DocumentScore, ...]:
-    """The negative log-likelihood of each document, in bits. `progress` hears of tokens done and in all."""
+    """The negative log-likelihood of each document, in bits. `progress` hears of tokens done and in all.
+
+    `known` are what `keep` was given by an earlier call with the same arguments that did not end: the nats of each
+    window, one batch after the other. They are added up in the same order, so the scores are the same to the last bit.
+    """
     longest_first = sorted(
         windows(documents, sequence_length, model.end_of_text_id), key=lambda window: -len(window.inputs)
     )
     total = sum(len(window.targets) for window in longest_first)
     nats = [0.0] * len(documents)
     done = 0
-    for batch in batches(longest_first, tokens_at_once):
-        for window, nll in zip(batch, window_nlls(model, batch), strict=True):
+    for at, batch in enumerate(batches(longest_first, tokens_at_once)):
+        if at < len(known):
+            nlls = known[at]
+        else:
+            progress(done, total)
+            nlls = window_nlls(model, batch)
+            keep(nlls)
+        for window, nll in zip(batch, nlls, strict=True):
             nats[window.document] += nll
             done += len(window.targets)
-        progress(done, total)
+    progress(done, total)
     return tuple(
         DocumentScore(
             id=document.id,

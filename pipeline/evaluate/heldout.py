@@ -1,44 +1,71 @@
 """Scores a checkpoint on its corpus's held-out documents, and binds the report to the checkpoint's digest."""
 
 import hashlib
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from data_prep.files import digest
 from data_prep.manifest import read_manifest_record
 from data_prep.shards import read_heldout
 from data_prep.tokenizer import load_encoder
 from pipeline.errors import Mistake
-from pipeline.evaluate.bits_per_byte import SCORER_VERSION, HeldoutDocument, score_documents
+from pipeline.evaluate.bits_per_byte import SCORER_VERSION, TOKENS_AT_ONCE, HeldoutDocument, score_documents
 from pipeline.evaluate.report import EvalReport, heldout_scores, sealed
+from pipeline.evaluate.scored import Scored
 from pipeline.model.load import load_model
 from pipeline.train.checkpoint import WEIGHTS_NAME, verify_checkpoint
 
 
 def evaluate_heldout(
-    checkpoint_path: Path, corpora: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    checkpoint_path: Path,
+    corpora: Path,
+    scored: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalReport:
-    """The report of one checkpoint. Its weights are verified before they are used. Raises CorruptCheckpoint."""
+    """The report of one checkpoint. Its weights are verified before they are used. What is scored is kept in the file
+    `scored` meanwhile, batch by batch. Raises CorruptCheckpoint."""
     checkpoint = verify_checkpoint(checkpoint_path, only=[WEIGHTS_NAME])
     corpus = corpora / checkpoint.corpus
     documents = encode_heldout(corpus)
     model = load_model(
         checkpoint_path / WEIGHTS_NAME, checkpoint.model, checkpoint.vocab_size, checkpoint.end_of_text_id
     )
-    items = score_documents(model, documents, checkpoint.sequence_length, progress=progress)
+    data_digest, length = texts_digest(corpus), checkpoint.sequence_length
+    with Scored(scored, score_key(checkpoint.digest, data_digest, length, model.output.weight.device)) as so_far:
+        items = score_documents(model, documents, length, progress=progress, known=so_far.known, keep=so_far.keep)
     return sealed(
         EvalReport(
             run=checkpoint.run,
             step=checkpoint.step,
             checkpoint_digest=checkpoint.digest,
             suite="heldout",
-            data_digest=texts_digest(corpus),
+            data_digest=data_digest,
             scorer_version=SCORER_VERSION,
             scores=heldout_scores(items),
             items=items,
         )
     )
+
+
+def score_key(checkpoint_digest: str, data_digest: str, sequence_length: int, device: torch.device) -> str:
+    """Digest of what a batch's numbers depend on to the last bit: the checkpoint with its tokenizer, the texts, how
+    they are cut and batched, and what computes."""
+    computes: list[str | int]
+    if device.type == "cuda":
+        computes = [torch.cuda.get_device_name(device)]
+    else:
+        computes = [platform.machine(), torch.backends.cpu.get_cpu_capability(), _cpu_name(), torch.get_num_threads()]
+    parts = [checkpoint_digest, data_digest, SCORER_VERSION, sequence_length, TOKENS_AT_ONCE]
+    return digest([*parts, torch.__version__, *computes])
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:

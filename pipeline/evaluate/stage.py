@@ -17,17 +17,24 @@ def evaluate_step(
     step: int | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalReport:
-    """The held-out report of a step's checkpoint, the newest if None; made only if it is not there yet."""
+    """The held-out report of a step's checkpoint, the newest if None; made only if it is not there yet.
+
+    `progress` hears of tokens done and in all, before each batch. If it raises, or if all ends here, the next call goes
+    on with that batch.
+    """
     run = workspace.run(config.name)
     step = pick_step(config, workspace, step)
     path = run.report(step, "heldout")
+    scored = path.with_suffix(".scored")
     with locked(path.with_suffix(".lock")):  # whoever comes second waits, and finds the first one's report
         if path.exists():
+            scored.unlink(missing_ok=True)
             return read_report(path)
         from pipeline.evaluate.heldout import evaluate_heldout
 
-        report = evaluate_heldout(run.checkpoint(step), workspace.corpora, progress)
+        report = evaluate_heldout(run.checkpoint(step), workspace.corpora, scored, progress)
         write_report(path, report)
+        scored.unlink()
         with Journal(run.metrics) as journal:
             scores = {
                 name: {"value": one.value, "standard_error": one.standard_error} for name, one in report.scores.items()

@@ -47,7 +47,16 @@ def transfer_progress(title: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def evaluation_progress() -> Iterator[Callable[[int, int], None]]:
     with progress("evaluate", unit="tokens") as bar:
-        yield lambda done, total: bar.update(done=done, total=total)
+        begun = False
+
+        def update(done: int, total: int) -> None:
+            nonlocal begun
+            if not begun:  # an evaluation that was stopped goes on from there
+                bar.begin_at(done)
+                begun = True
+            bar.update(done=done, total=total)
+
+        yield update
 
 
 @contextmanager
