@@ -94,13 +94,18 @@ def write_record(path: Path, record: Any) -> None:
 
 def read_record(cls: type[Record], path: Path) -> Record:
     """Loads and validates a record. Raises FileNotFoundError, or ValueError naming the file if it is no such record."""
+    return parse_record(cls, path.read_bytes(), str(path))
+
+
+def parse_record(cls: type[Record], data: bytes, name: str) -> Record:
+    """The same for a record's bytes, which the error calls by `name`."""
     from pydantic import ValidationError
 
     try:
-        record: Record = _adapter(cast(Any, cls)).validate_json(path.read_bytes())
+        record: Record = _adapter(cast(Any, cls)).validate_json(data)
         return record
     except ValidationError as error:
-        raise ValueError(f"{path} is not a {cls.__name__} record: {error.errors()[0]['msg']}") from error
+        raise ValueError(f"{name} is not a {cls.__name__} record: {error.errors()[0]['msg']}") from error
 
 
 @lru_cache(maxsize=64)

@@ -14,14 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from data_prep.files import read_record, sync_folder, write_atomic
+from data_prep.files import parse_record, sync_folder, write_atomic, write_record
 from data_prep.manifest import MANIFEST_NAME, SHARD_SUFFIX, SHARDS_NAME, read_manifest_record
 from data_prep.verify import covered
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, changed_keys
+from pipeline.errors import Mistake
 from pipeline.locks import locked
 from pipeline.remote import Damaged, RemoteFolder, plain_path
 from pipeline.runs import RunState, read_state
-from pipeline.workspace import Workspace
+from pipeline.workspace import STATE_NAME, RunFolder, Workspace
 
 Moving = TypeVar("Moving")
 
@@ -49,18 +50,43 @@ def bring_pins(config: RunConfig, workspace: Workspace) -> None:
     if remote is None or read_state(run) is not None:
         return
     with locked(run.path / ".bring.lock"):  # each rank asks; the first one brings it
-        data = remote.read(run.state.name)
-        if data is None or read_state(run) is not None:
+        state = pins_at(remote)
+        if state is None or read_state(run) is not None:
             return
-        coming = run.path / ".coming-state.json"
-        write_atomic(coming, data)
-        try:
-            plain_path(read_record(RunState, coming).corpus)
-        except ValueError as error:
-            raise Damaged(f"{remote.url}/{run.state.name} is no record of a run: {error}") from error
         write_atomic(run.config, remote.read(run.config.name) or b"")
-        coming.replace(run.state)
-        sync_folder(run.path)
+        write_record(run.state, state)
+
+
+def check_pins(run: RunFolder, remote: RemoteFolder) -> None:
+    """That the run at the remote, if there is one, is the one that has begun here. A record of it that is damaged says
+    nothing, and the next upload mends it.
+
+    Raises Mistake: an older run of that name must not be taken for this one, nor be written over.
+    """
+    here = read_state(run)
+    try:
+        there = pins_at(remote)
+    except Damaged:
+        return
+    if here and there and (here.config_digest, here.manifest_digest) != (there.config_digest, there.manifest_digest):
+        changes = changed_keys(there.weight_shaping, here.weight_shaping) or ["the corpus"]
+        raise Mistake(
+            f"remote: {remote.url} holds another run of this name ({'; '.join(changes)}); give this one another name, "
+            "or another remote"
+        )
+
+
+def pins_at(remote: RemoteFolder) -> RunState | None:
+    """What the run at the remote has pinned; None if none has begun there. Raises Damaged."""
+    data = remote.read(STATE_NAME)
+    if data is None:
+        return None
+    try:
+        state = parse_record(RunState, data, f"{remote.url}/{STATE_NAME}")
+    except ValueError as error:
+        raise Damaged(f"{error}; put the one of the workspace there that the run began in") from error
+    plain_path(state.corpus)
+    return state
 
 
 def bring_corpus(

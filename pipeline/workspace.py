@@ -14,6 +14,8 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
 
+STATE_NAME = "state.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
@@ -28,7 +30,7 @@ class RunFolder:
     @property
     def state(self) -> Path:
         """What the run has pinned (`pipeline.runs.RunState`)."""
-        return self.path / "state.json"
+        return self.path / STATE_NAME
 
     @property
     def metrics(self) -> Path:

@@ -13,10 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.errors import DataError
-from data_prep.files import read_record, sync_folder, write_atomic, write_record
+from data_prep.files import parse_record, sync_folder, write_atomic, write_record
+from pipeline.durable import check_pins
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.notice import GoOn, go_on
 from pipeline.remote import Damaged, RemoteFolder, plain_path
+from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
 from pipeline.train.stored import Upload, is_rewound, remote_checkpoint, remote_digest, remote_steps
@@ -71,6 +73,12 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between
         return False
     if (checkpoint.run, checkpoint.step) != (run.path.name, step):
         raise Damaged(f"{remote.url} holds step {checkpoint.step} of run {checkpoint.run}")
+    pins = read_state(run)
+    if pins and (checkpoint.config_digest, checkpoint.position.manifest_digest) != (
+        pins.config_digest,
+        pins.manifest_digest,
+    ):
+        raise Damaged(f"{remote.url} was made by another config or from another corpus")
     for name in checkpoint.files:
         plain_path(name)
 
@@ -108,10 +116,11 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
     """Takes over what the run has lived through elsewhere, before anything of it is read: if the remote has a newer
     checkpoint than the workspace, then its guard's state and its journal's lines come with it.
 
-    Raises DataError if the store does not answer and the workspace has no checkpoint.
+    Raises DataError if the store does not answer and the workspace has no checkpoint, Mistake as `check_pins`.
     """
     saved = steps_saved(run.checkpoints)
     try:
+        check_pins(run, remote)
         newer = {step: remote_digest(remote, step) for step in newer_at_remote(remote, saved[-1] if saved else None)}
         if all(digest is None or is_rewound(run, step, digest) for step, digest in newer.items()):
             return
@@ -121,13 +130,11 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
             raise
         return  # the resume will say it
     if guard is not None:
-        coming = run.path / ".coming-guard.json"
-        write_atomic(coming, guard)
         try:
-            read_record(GuardState, coming)
+            state = parse_record(GuardState, guard, f"{remote.url}/{run.guard.name}")
         except ValueError as error:
-            raise PipelineError(f"{remote.url}/{run.guard.name} is damaged: {error}") from error
-        coming.replace(run.guard)
+            raise PipelineError(f"{error}; put the one of the workspace there that the run was last in") from error
+        write_record(run.guard, state)
     lines = missing_lines(run.metrics.read_bytes() if run.metrics.exists() else b"", journal or b"")
     run.path.mkdir(parents=True, exist_ok=True)
     with run.metrics.open("ab") as file:

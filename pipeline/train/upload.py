@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from data_prep.errors import DataError
 from data_prep.files import write_record
+from pipeline.durable import check_pins
 from pipeline.errors import PipelineError
 from pipeline.remote import RemoteFolder
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, read_checkpoint
@@ -46,8 +47,9 @@ def upload_checkpoint(
     """Stores a checkpoint, its record last. Gives None if it is there already, or if it is no longer `wanted`, which is
     asked before each file and before the record. `remote` is the run's folder.
 
-    Raises DataError if the store stays away.
+    Raises DataError if the store stays away, Mistake as `check_pins`: two runs of a name may have begun at once.
     """
+    check_pins(run, remote)
     there = remote_checkpoint(remote, step)
     with _held(run.checkpoint(step)) as folder:
         checkpoint, record = read_checkpoint(folder), (folder / RECORD_NAME).read_bytes()
@@ -189,7 +191,7 @@ class Uploader:
                     self._upload(step, passed)
                 else:
                     copy_run(self._run, self._remote)  # with the journal's last lines
-            except (DataError, PipelineError, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread nothing would be stored any more
                 self._outcomes.put({"step": step, "problem": f"{error}; the run goes on without it"})
                 with self._changed:
                     self._resumed = self._resumed or resumed

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import sha256_file, write_record
+from pipeline.runs import RunState
 from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, FileRecord, sealed
 from pipeline.workspace import RunFolder
 from tests.train.small_runs import RECORD
@@ -14,6 +15,14 @@ NAMES = (WEIGHTS_NAME, "state-00000.safetensors", "state-00001.safetensors", "rn
 
 def run_at(folder: Path) -> RunFolder:
     return RunFolder(path=folder / "runs/small")
+
+
+def begun(run: RunFolder, config_digest: str = "", lr: float = 0.1) -> RunFolder:
+    """Pins a run; `save` makes the checkpoints of one with an empty config digest."""
+    shaping = {"train": {"optimizer": {"lr": lr}}}
+    pins = RunState(run="small", config_digest=config_digest, weight_shaping=shaping, corpus="c", manifest_digest="")
+    write_record(run.state, pins)
+    return run
 
 
 def save(run: RunFolder, step: int, content: str = "") -> str:

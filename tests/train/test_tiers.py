@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import DataError
 from data_prep.files import write_record
-from pipeline.errors import StoppedOnNotice
+from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
@@ -20,8 +20,8 @@ from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
 from pipeline.train.tiers import catch_up, missing_lines, newest_of_tiers
 from pipeline.train.upload import upload_checkpoint
-from tests.stores import Outage, harm, memory_store, tree
-from tests.train.stored_runs import NAMES, run_at, save
+from tests.stores import Outage, files_at, harm, memory_store, tree
+from tests.train.stored_runs import NAMES, begun, run_at, save
 
 
 @pytest.fixture
@@ -217,6 +217,42 @@ def test_a_notice_between_two_files_ends_the_search(stored: RemoteFolder, tmp_pa
     assert newest_of_tiers(run, stored).step == 8
 
 
+# Another run of the same name.
+
+
+def test_an_older_run_of_this_name_is_not_taken_for_this_one(remote: RemoteFolder, tmp_path: Path) -> None:
+    """Its checkpoint would be committed here, and this run be neither trained nor resumed any more."""
+    older, run = begun(run_at(tmp_path / "older"), "", 0.1), begun(run_at(tmp_path / "new"), "other", 0.2)
+    train(older, range(1, 9), saved_at=8)
+    write_record(older.guard, GuardState(rollbacks=1))
+    upload_checkpoint(older, remote, 8)
+    before, there = tree(run.path), files_at(remote)
+    with pytest.raises(
+        Mistake, match=rf"remote: {remote.url} holds another run of this name \(train.optimizer.lr: 0.1 -> 0.2\)"
+    ):
+        catch_up(run, remote)
+    assert tree(run.path) == before
+    save(run, 4)
+    with pytest.raises(Mistake, match="holds another run of this name"):
+        upload_checkpoint(run, remote, 4)
+    assert files_at(remote) == there, "nor is it written over"
+
+
+@pytest.mark.parametrize("pins", [None, b"", b'{"torn'])
+def test_a_checkpoint_of_another_run_is_not_committed(remote: RemoteFolder, tmp_path: Path, pins: bytes | None) -> None:
+    older, run = begun(run_at(tmp_path / "older"), "", 0.1), begun(run_at(tmp_path / "new"), "other", 0.2)
+    train(older, range(1, 9), saved_at=8)
+    upload_checkpoint(older, remote, 8)
+    remote.remove("state.json")
+    if pins is not None:
+        remote.write("state.json", pins)
+    catch_up(run, remote)
+    found = newest_of_tiers(run, remote)
+    assert found.step is None
+    assert "step-00000008 was made by another config or from another corpus" in found.passed_over[0]
+    assert steps_saved(run.checkpoints) == []
+
+
 # What the run has lived through.
 
 
@@ -260,7 +296,7 @@ def train(run, steps, saved_at=None):  # type: ignore[no-untyped-def]
 def test_a_damaged_guard_state_is_an_error(stored: RemoteFolder, tmp_path: Path) -> None:
     stored.write("guard.json", b"{")
     run = run_at(tmp_path / "second")
-    with pytest.raises(Exception, match=r"guard\.json is damaged"):
+    with pytest.raises(PipelineError, match=r"guard\.json is not a GuardState record.*put the one of the workspace"):
         catch_up(run, stored)
     assert not run.guard.exists()
 

@@ -18,7 +18,7 @@ from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.upload import Uploader, upload_checkpoint
 from pipeline.workspace import RunFolder
 from tests.stores import Outage, files_at, memory_store, tree
-from tests.train.stored_runs import NAMES, Said, run_at, save
+from tests.train.stored_runs import NAMES, Said, begun, run_at, save
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ class Gate:
 def test_a_checkpoint_is_stored_with_what_a_resume_elsewhere_needs(run: RunFolder, remote: RemoteFolder) -> None:
     said = Said()
     digest = save(run, 4)
-    for name in ("config.yaml", "state.json", "guard.json", "metrics.jsonl"):
+    begun(run)
+    for name in ("config.yaml", "guard.json", "metrics.jsonl"):
         (run.path / name).write_text(name)
     with Uploader(run, remote, said, grace_s=60) as uploader:
         uploader.heard("checkpoint", {"step": 4})
@@ -183,7 +184,7 @@ def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
     with Uploader(run, remote, said, grace_s=60) as uploader:
         outage.broken = True
         uploader.heard("checkpoint", {"step": 0})
-        while not said:
+        while not said and uploader._thread.is_alive():
             uploader.heard("step", {"step": 1})
         outage.broken = False
         uploader.heard("checkpoint", {"step": 4})
@@ -193,6 +194,24 @@ def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
     assert "the run goes on" in said[0]["problem"]
     assert said[1]["step"] == 4
     assert remote_steps(remote) == [4]
+
+
+def test_whatever_goes_wrong_is_told_and_does_not_end_the_uploads(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A note that is damaged, or a fault of ours, is no OSError."""
+    said = Said()
+    save(run, 0)
+    save(run, 4)
+    run.upload(0).parent.mkdir()
+    run.upload(0).write_bytes(b"{")
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 0})
+        while not said and uploader._thread.is_alive():
+            uploader.heard("step", {"step": 1})
+        uploader.heard("checkpoint", {"step": 4})
+    assert [(line["step"], "problem" in line) for line in said] == [(0, True), (4, False)]
+    assert "step-00000000.json is not a Upload record" in said[0]["problem"]
 
 
 def test_a_resume_stores_what_is_missing(run: RunFolder, remote: RemoteFolder) -> None:
