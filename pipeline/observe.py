@@ -6,6 +6,7 @@ from pathlib import Path
 from cluster.job import JobRecord, JobState, Launcher
 from pipeline.actions import State
 from pipeline.config import RunConfig
+from pipeline.durable import remote_run
 from pipeline.monitor.journal import read_journal
 from pipeline.promote.alias import protected_paths
 from pipeline.promote.registry import read_entries
@@ -22,7 +23,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
     # The job's state first: what it saved before it ended is then surely seen.
     job_state = launcher.state(job) if job else None
     saved = tuple(steps_saved(folder.checkpoints))
-    promotes = config.promote is not None
+    promotes, remote = config.promote is not None, remote_run(config)
     return State(
         has_corpus=has_corpus(config, workspace),
         job=job_state,
@@ -37,7 +38,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         keep_last=config.train.checkpoint.keep_last,
         set_aside=tuple(path.name for path in folder.checkpoints.glob("step-*.*")),
         keep_local=config.train.checkpoint.keep_local,
-        uploaded=uploaded_steps(folder),
+        uploaded=uploaded_steps(folder, remote) if remote else frozenset(),
     )
 
 

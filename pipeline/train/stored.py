@@ -26,28 +26,46 @@ class Upload:
 
     step: int
     done: bool
+    remote: str = ""
+    """URL of the run's folder in the store. The config may name another by now, which does not have the checkpoint."""
 
 
-def upload_note(run: RunFolder, step: int) -> Upload | None:
-    try:
-        return read_record(Upload, run.upload(step))
-    except FileNotFoundError:
-        return None
+def upload_note(run: RunFolder, remote: RemoteFolder, step: int) -> Upload | None:
+    """What was noted of a step at this remote."""
+    note = _read_note(run.upload(step))
+    return note if note is not None and note.remote == remote.url else None
 
 
-def uploaded_steps(run: RunFolder) -> frozenset[int]:
-    """Steps whose checkpoints this workspace has stored, by its notes."""
-    notes = (read_record(Upload, path) for path in run.uploads.glob("step-*.json"))
-    return frozenset(note.step for note in notes if note.done)
+def uploaded_steps(run: RunFolder, remote: RemoteFolder) -> frozenset[int]:
+    """Steps whose checkpoints this workspace has stored at this remote, by its notes."""
+    return frozenset(note.step for note in _notes(run) if note.done and note.remote == remote.url)
+
+
+def note_upload(run: RunFolder, remote: RemoteFolder, step: int, *, done: bool) -> None:
+    write_record(run.upload(step), Upload(step=step, done=done, remote=remote.url))
 
 
 def doubt_uploads(run: RunFolder, first: int) -> None:
     """Notes of step `first` and later no longer say that it is stored: a rollback has set these aside, and other ones
     will bear their names."""
-    for path in run.uploads.glob("step-*.json"):
-        note = read_record(Upload, path)
+    for note in _notes(run):
         if note.step >= first and note.done:
-            write_record(path, replace(note, done=False))
+            write_record(run.upload(note.step), replace(note, done=False))
+
+
+def _notes(run: RunFolder) -> Iterator[Upload]:
+    for path in run.uploads.glob("step-*.json"):
+        note = _read_note(path)
+        if note is not None:
+            yield note
+
+
+def _read_note(path: Path) -> Upload | None:
+    """None if there is none: `headrace run` removes notes while training reads them, and the other way round."""
+    try:
+        return read_record(Upload, path)
+    except FileNotFoundError:
+        return None
 
 
 def remote_checkpoint(remote: RemoteFolder, step: int) -> RemoteFolder:
@@ -76,12 +94,12 @@ def remote_digest(remote: RemoteFolder, step: int) -> str | None:
         return None
 
 
-def is_rewound(run: RunFolder, step: int, digest: str) -> bool:
+def is_rewound(run: RunFolder, remote: RemoteFolder, step: int, digest: str) -> bool:
     """Whether the remote's checkpoint is one that a rollback has set aside here: it must not come back from there.
 
     Not if it was stored since: what is trained again from before the bad step may be the same to the last bit.
     """
-    note = upload_note(run, step)
+    note = upload_note(run, remote, step)
     return not (note is not None and note.done) and digest in _set_aside(run.checkpoints)
 
 

@@ -21,7 +21,7 @@ from pipeline.remote import Damaged, RemoteFolder, plain_path
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
-from pipeline.train.stored import Upload, is_rewound, remote_checkpoint, remote_digest, remote_steps
+from pipeline.train.stored import is_rewound, note_upload, remote_checkpoint, remote_digest, remote_steps
 from pipeline.workspace import RunFolder
 
 FILES_AT_ONCE = 4
@@ -41,12 +41,12 @@ def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoO
     try:
         for step in newer_at_remote(remote, local.step):
             try:
-                if fetch_checkpoint(remote_checkpoint(remote, step), run, step, between=between):
+                if fetch_checkpoint(remote, run, step, between=between):
                     return Newest(step=step, passed_over=tuple(passed_over))
             except Damaged as error:
                 passed_over.append(f"{error}; use another checkpoint")
                 # Begun and not done: when its step is saved again, its files are sent again whatever its record says.
-                write_record(run.upload(step), Upload(step=step, done=False))
+                note_upload(run, remote, step, done=False)
     except DataError as error:
         if local.step is None:
             raise
@@ -61,31 +61,33 @@ def newer_at_remote(remote: RemoteFolder, step: int | None) -> list[int]:
 
 def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between: GoOn = go_on) -> bool:
     """Brings a checkpoint here, and commits it like one that was saved here; gives False if there is none to bring.
+    `remote` is the run's folder.
 
     What an interrupted call has brought is not asked for again. Raises Damaged, naming the file.
     """
     coming = run.checkpoint(step).with_name(f".step-{step:08d}.fetching")
-    checkpoint = read_remote(remote, coming)
+    there = remote_checkpoint(remote, step)
+    checkpoint = read_remote(there, coming)
     if checkpoint is None:
         return False
-    if is_rewound(run, step, checkpoint.digest):
+    if is_rewound(run, remote, step, checkpoint.digest):
         shutil.rmtree(coming)
         return False
     if (checkpoint.run, checkpoint.step) != (run.path.name, step):
-        raise Damaged(f"{remote.url} holds step {checkpoint.step} of run {checkpoint.run}")
+        raise Damaged(f"{there.url} holds step {checkpoint.step} of run {checkpoint.run}")
     pins = read_state(run)
     if pins and (checkpoint.config_digest, checkpoint.position.manifest_digest) != (
         pins.config_digest,
         pins.manifest_digest,
     ):
-        raise Damaged(f"{remote.url} was made by another config or from another corpus")
+        raise Damaged(f"{there.url} was made by another config or from another corpus")
     for name in checkpoint.files:
         plain_path(name)
 
     def fetch(name: str) -> None:
         between()
         file = checkpoint.files[name]
-        remote.fetch(name, coming / name, file.sha256, file.size_bytes)
+        there.fetch(name, coming / name, file.sha256, file.size_bytes)
 
     pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="fetch")
     try:
@@ -122,7 +124,7 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
     try:
         check_pins(run, remote)
         newer = {step: remote_digest(remote, step) for step in newer_at_remote(remote, saved[-1] if saved else None)}
-        if all(digest is None or is_rewound(run, step, digest) for step, digest in newer.items()):
+        if all(digest is None or is_rewound(run, remote, step, digest) for step, digest in newer.items()):
             return
         guard, journal = remote.read(run.guard.name), remote.read(run.metrics.name)
     except DataError:

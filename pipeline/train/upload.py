@@ -12,22 +12,21 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
 from data_prep.errors import DataError
-from data_prep.files import write_record
 from pipeline.durable import check_pins
 from pipeline.errors import PipelineError
 from pipeline.remote import RemoteFolder
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, read_checkpoint
 from pipeline.train.stored import (
-    Upload,
     doubt_uploads,
     is_rewound,
+    note_upload,
     remote_checkpoint,
     remote_digest,
     remote_steps,
@@ -42,10 +41,15 @@ ROLLBACKS = ("replay", "skip")
 
 
 def upload_checkpoint(
-    run: RunFolder, remote: RemoteFolder, step: int, wanted: Callable[[], bool] = lambda: True
+    run: RunFolder,
+    remote: RemoteFolder,
+    step: int,
+    wanted: Callable[[], bool] = lambda: True,
+    settling: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
 ) -> Checkpoint | None:
     """Stores a checkpoint, its record last. Gives None if it is there already, or if it is no longer `wanted`, which is
-    asked before each file and before the record. `remote` is the run's folder.
+    asked before each file, before the record and, while `settling` is held, before the note that it is stored: a
+    rollback that came while the record was sent must not have its doubt written over. `remote` is the run's folder.
 
     Raises DataError if the store stays away, Mistake as `check_pins`: two runs of a name may have begun at once.
     """
@@ -53,10 +57,10 @@ def upload_checkpoint(
     there = remote_checkpoint(remote, step)
     with _held(run.checkpoint(step)) as folder:
         checkpoint, record = read_checkpoint(folder), (folder / RECORD_NAME).read_bytes()
-        note = upload_note(run, step)
+        note = upload_note(run, remote, step)
         if there.read(RECORD_NAME) == record and (note is None or note.done):
             return None
-        write_record(run.upload(step), Upload(step=step, done=False))
+        note_upload(run, remote, step, done=False)
         there.remove(RECORD_NAME)  # that of a rewound checkpoint, or of a damaged one: its files change now
         for name in sorted(checkpoint.files):
             if not wanted():
@@ -66,7 +70,10 @@ def upload_checkpoint(
         if not wanted():
             return None
         there.write(RECORD_NAME, record)
-    write_record(run.upload(step), Upload(step=step, done=True))
+    with settling:
+        if not wanted():
+            return None
+        note_upload(run, remote, step, done=True)
     return checkpoint
 
 
@@ -201,7 +208,7 @@ class Uploader:
         if not self._run.checkpoint(step).exists():  # pruned while it waited
             return
         try:
-            stored = upload_checkpoint(self._run, self._remote, step, lambda: self._wanted(step))
+            stored = upload_checkpoint(self._run, self._remote, step, lambda: self._wanted(step), self._changed)
         except (DataError, PipelineError, OSError):
             if self._wanted(step):
                 raise
@@ -219,6 +226,6 @@ class Uploader:
         broken off have left."""
         for step in remote_steps(self._remote):
             digest = remote_digest(self._remote, step)
-            torn = digest is None and upload_note(self._run, step) is not None
-            if torn or (digest is not None and is_rewound(self._run, step, digest)):
+            torn = digest is None and upload_note(self._run, self._remote, step) is not None
+            if torn or (digest is not None and is_rewound(self._run, self._remote, step, digest)):
                 remove_stored(self._run, self._remote, step)

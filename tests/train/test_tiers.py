@@ -74,7 +74,7 @@ def test_what_was_damaged_there_is_stored_anew_though_its_record_is_the_same(
     harm(stored, f"checkpoints/step-00000008/{NAMES[1]}", "flip")
     assert newest_of_tiers(run, stored).step == 4
     save(run, 8)
-    assert upload_note(run, 8) == Upload(step=8, done=False)
+    assert upload_note(run, stored, 8) == Upload(step=8, done=False, remote=stored.url)
     assert upload_checkpoint(run, stored, 8) is not None
     assert newest_of_tiers(run_at(tmp_path / "third"), stored).step == 8
 

@@ -8,12 +8,21 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import DataError
-from data_prep.files import write_record
+from data_prep.files import read_record
 from pipeline.errors import PipelineError, StoppedOnNotice
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
+from pipeline.train import stored
 from pipeline.train.checkpoint import RECORD_NAME, Newest, verify_checkpoint
-from pipeline.train.stored import Upload, remote_digest, remote_steps, remove_stored, uploaded_steps
+from pipeline.train.stored import (
+    Upload,
+    doubt_uploads,
+    note_upload,
+    remote_digest,
+    remote_steps,
+    remove_stored,
+    uploaded_steps,
+)
 from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.upload import Uploader, upload_checkpoint
 from pipeline.workspace import RunFolder
@@ -34,17 +43,17 @@ def run(tmp_path: Path) -> RunFolder:
 class Gate:
     """Holds the first upload of a file until it is opened; then all go on."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str = NAMES[1]) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str = NAMES[1], method: str = "put") -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
-        put = RemoteFolder.put
+        send = getattr(RemoteFolder, method)
 
-        def held(folder: RemoteFolder, file_name: str, file: Path) -> None:
+        def held(folder: RemoteFolder, file_name: str, what: Path | bytes) -> None:
             if file_name == name and not self.opened.is_set():
                 self.reached.set()
                 assert self.opened.wait(60)
-            put(folder, file_name, file)
+            send(folder, file_name, what)
 
-        monkeypatch.setattr(RemoteFolder, "put", held)
+        monkeypatch.setattr(RemoteFolder, method, held)
 
 
 def test_a_checkpoint_is_stored_with_what_a_resume_elsewhere_needs(run: RunFolder, remote: RemoteFolder) -> None:
@@ -59,7 +68,7 @@ def test_a_checkpoint_is_stored_with_what_a_resume_elsewhere_needs(run: RunFolde
     assert {name.removeprefix("checkpoints/step-00000004/") for name in there if "/" in name} == {*NAMES, RECORD_NAME}
     for name, data in there.items():
         assert data == (run.path / name).read_bytes()
-    assert uploaded_steps(run) == {4}
+    assert uploaded_steps(run, remote) == {4}
     [line] = said
     size = sum(len(there[f"checkpoints/step-00000004/{name}"]) for name in NAMES)
     assert line.pop("upload_s") > 0
@@ -93,7 +102,7 @@ def test_broken_off_at_any_file_there_is_no_checkpoint_yet(
             upload_checkpoint(run, remote, 4)
     assert remote_digest(remote, 4) is None
     assert newest_of_tiers(run_at(tmp_path / "second"), remote) == Newest(step=0, passed_over=())
-    assert uploaded_steps(run) == {0}
+    assert uploaded_steps(run, remote) == {0}
     assert upload_checkpoint(run, remote, 4) is not None
     assert newest_of_tiers(run_at(tmp_path / "third"), remote).step == 4
     assert upload_checkpoint(run, remote, 4) is None, "it is there already"
@@ -164,15 +173,72 @@ def test_a_rollback_drops_what_is_on_its_way_and_takes_back_what_is_stored(
         for step in (8, 10, 12):
             run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
         uploader.heard("guard", {"verdict": "replay", "first": 7})
-        assert uploaded_steps(run) == {4}, "at once, or the local copy of another step 8 could be pruned as stored"
+        assert uploaded_steps(run, remote) == {4}, (
+            "at once, or the local copy of another step 8 could be pruned as stored"
+        )
         gate.opened.set()
         uploader.heard("resume", {"step": 4})
         digest = save(run, 8, "again")
         uploader.heard("checkpoint", {"step": 8})
     assert remote_steps(remote) == [8, 4]
     assert remote_digest(remote, 8) == digest
-    assert uploaded_steps(run) == {4, 8}
+    assert uploaded_steps(run, remote) == {4, 8}
     assert [line["step"] for line in said] == [8]
+
+
+def test_a_rollback_while_the_record_is_sent_leaves_no_note_that_it_is_stored(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the checkpoint would pass for one that was stored since the rollback, and the next start resume from it."""
+    said, gate = Said(), Gate(monkeypatch, RECORD_NAME, "write")
+    gate.opened.set()
+    save(run, 4)
+    upload_checkpoint(run, remote, 4)
+    gate.opened.clear()
+    save(run, 8)
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 8})
+        assert gate.reached.wait(60)
+        run.checkpoint(8).rename(run.checkpoints / "step-00000008.rewound-1")
+        uploader.heard("guard", {"verdict": "replay", "first": 7})
+        gate.opened.set()
+    assert remote_digest(remote, 8) is not None, "it was on its way"
+    assert uploaded_steps(run, remote) == {4}
+    assert newest_of_tiers(run, remote).step == 4
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("resume", {"step": 4})
+    assert remote_steps(remote) == [4]
+
+
+def test_what_is_stored_at_one_remote_is_not_at_another(run: RunFolder, remote: RemoteFolder, tmp_path: Path) -> None:
+    """Or a config that names another remote would prune what that one lacks, and remove there what others stored."""
+    save(run, 4)
+    upload_checkpoint(run, remote, 4)
+    second = RemoteFolder(f"file://{tmp_path}/another")
+    assert uploaded_steps(run, second) == frozenset()
+    assert upload_checkpoint(run, second, 4) is not None
+    assert uploaded_steps(run, second) == {4}
+    assert uploaded_steps(run, remote) == frozenset(), "of where it was before nothing is removed"
+
+
+def test_notes_that_another_process_removes_meanwhile_are_none(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`headrace run` prunes the remote, and forgets it, while training rolls back; and training tidies up while that
+    one looks."""
+    for step in (0, 4):
+        note_upload(run, remote, step, done=True)
+
+    def removed(cls: type[Upload], path: Path) -> Upload:
+        if path == run.upload(4):
+            path.unlink(missing_ok=True)
+        return read_record(cls, path)
+
+    monkeypatch.setattr(stored, "read_record", removed)
+    assert uploaded_steps(run, remote) == {0}
+    note_upload(run, remote, 4, done=True)
+    doubt_uploads(run, 0)
+    assert uploaded_steps(run, remote) == frozenset()
 
 
 def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
@@ -217,10 +283,11 @@ def test_whatever_goes_wrong_is_told_and_does_not_end_the_uploads(
 def test_a_resume_stores_what_is_missing(run: RunFolder, remote: RemoteFolder) -> None:
     """After a crash inside an upload, which leaves a note and some of the files. What others left is not ours."""
     save(run, 4)
-    (run.checkpoints / ".step-00000004.uploading").mkdir()
+    for step in (2, 4):  # the links, also of one that is pruned by now
+        (run.checkpoints / f".step-0000000{step}.uploading").mkdir()
     for step in (1, 2):
         remote.write(f"checkpoints/step-0000000{step}/{NAMES[0]}", b"half")
-    write_record(run.upload(2), Upload(step=2, done=False))
+    note_upload(run, remote, 2, done=False)
     said = Said()
     with Uploader(run, remote, said, grace_s=60) as uploader:
         uploader.heard("resume", {"step": 4})
@@ -280,7 +347,7 @@ def test_what_is_removed_has_no_record_at_any_moment(
         with pytest.raises(DataError):
             remove_stored(run, remote, 4)
     assert remote_digest(remote, 4) is None
-    assert uploaded_steps(run) == frozenset()
+    assert uploaded_steps(run, remote) == frozenset()
     remove_stored(run, remote, 4)
     assert files_at(remote) == {}
     verify_checkpoint(run.checkpoint(4))
