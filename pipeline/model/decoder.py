@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.model.attention import document_numbers, mask_of, path_on
-from pipeline.model.layers import Blocks, KeyValues, rotary
+from pipeline.model.layers import Attention, Blocks, KeyValues, rotary
 from pipeline.model.loss import Losses, OutputLayer, mean_losses, next_token_targets
+from pipeline.model.ulysses import Peers
 
 
 class Decoder(nn.Module):
@@ -32,16 +33,28 @@ class Decoder(nn.Module):
         self.blocks = Blocks(config)
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.output = OutputLayer(config, vocab_size)
+        self.peers = Peers()
         if config.tie_embeddings:
             self.embedding.weight = self.output.weight
 
+    def share_sequences(self, peers: Peers) -> None:
+        """From here on each peer computes its slice of the positions. All are called on the same whole rows of tokens,
+        and give the logits (B, T/N, V) or the mean losses of their slices."""
+        self.peers = peers
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.peers = peers
+
     def forward(self, tokens_BT: Tensor, *, loss: bool = False) -> Tensor | Losses:
-        x_BTD = self.embedding(tokens_BT)
+        own_BT = self.peers.own(tokens_BT)
+        x_BTD = self.embedding(own_BT)
         document_BT = document_numbers(tokens_BT, self.end_of_text_id)
         mask = mask_of(document_BT, x_BTD.dtype, path_on(tokens_BT.device, training=self.training))
-        x_BTD = self.norm(self.blocks(x_BTD, *self._rotary(tokens_BT), mask))
+        x_BTD = self.norm(self.blocks(x_BTD, *self._rotary(own_BT, self.peers.rank * own_BT.shape[1]), mask))
         if loss:
-            return mean_losses(self.output(x_BTD, next_token_targets(tokens_BT, self.end_of_text_id)), tokens_BT)
+            # Cut only now: the last position of a slice predicts the first token of the next.
+            targets_BT = self.peers.own(next_token_targets(tokens_BT, self.end_of_text_id))
+            return mean_losses(self.output(x_BTD, targets_BT), tokens_BT, self.peers.size)
         logits_BTV: Tensor = self.output(x_BTD)
         return logits_BTV
 

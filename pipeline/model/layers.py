@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pipeline.config import ModelConfig
-from pipeline.model.attention import Mask, attend
+from pipeline.model.attention import Mask
+from pipeline.model.ulysses import Peers, attend_together
 
 
 def rotary(length: int, head_size: int, theta: float, device: torch.device, *, first: int = 0) -> tuple[Tensor, Tensor]:
@@ -63,6 +64,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.kv_heads = config.kv_heads or config.heads
         self.head_size = config.width // config.heads
+        self.peers = Peers()
         self.query = nn.Linear(config.width, self.heads * self.head_size, bias=False)
         self.key = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
         self.value = nn.Linear(config.width, self.kv_heads * self.head_size, bias=False)
@@ -81,7 +83,7 @@ class Attention(nn.Module):
         key_BKSC, value_BKSC = rotate(key_BKTC, cos_TC, sin_TC), value_BKTC
         if past is not None:
             key_BKSC, value_BKSC = past.extend(key_BKSC, value_BKSC)
-        out_BHTC = attend(rotate(query_BHTC, cos_TC, sin_TC), key_BKSC, value_BKSC, mask)
+        out_BHTC = attend_together(rotate(query_BHTC, cos_TC, sin_TC), key_BKSC, value_BKSC, mask, self.peers)
         out: Tensor = self.out(out_BHTC.transpose(1, 2).reshape(B, T, -1))
         return out
 

@@ -122,14 +122,15 @@ def next_token_targets(tokens_BT: Tensor, end_of_text_id: int) -> Tensor:
     return targets_BT.masked_fill(padding_BT, IGNORE)
 
 
-def mean_losses(sums: Losses, tokens_BT: Tensor) -> Losses:
-    """Sums over B × (T-1), the positions that have a next token.
+def mean_losses(sums: Losses, tokens_BT: Tensor, slices: int = 1) -> Losses:
+    """Sums over B × (T-1), the positions that have a next token; of one of several slices of them, its equal share.
 
     The divisor is fixed rather than the count of scored positions, so that the mean over micro-batches and ranks is the
-    same function of the global batch whatever the world size; it differs only in a source's one padded sequence.
+    same function of the global batch whatever the world size; it differs only in a source's one padded sequence. The
+    mean over slices is that of the whole rows in the same way, so that to the engine a slice is a rank like any other.
     """
     B, T = tokens_BT.shape
-    return Losses(*(loss / (B * (T - 1)) for loss in sums))
+    return Losses(*(loss / (B * (T - 1) / slices) for loss in sums))
 
 
 def next_token_loss(logits_BTV: Tensor, tokens_BT: Tensor, end_of_text_id: int) -> Tensor:
