@@ -202,7 +202,10 @@ class TrainConfig:
     batch_warmup: tuple[BatchStageConfig, ...] = ()
     """Stages of smaller global batches that the run begins with, one after the other; `tokens` counts them in."""
     micro_batch_size: int
-    """Sequences that one rank takes through the model at once."""
+    """Sequences that one rank takes through the model at once; with `sequence_parallel` its slices of so many."""
+    sequence_parallel: int = 1
+    """Ranks that share each sequence, a slice of its positions each, and meet in attention (Ulysses; docs/training.md).
+    """
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
@@ -212,6 +215,14 @@ class TrainConfig:
     seed: int = 0
     """Keys the initial weights and the order of the data."""
     guard: GuardConfig = field(default_factory=GuardConfig)
+
+    def data_ranks(self, world_size: int) -> int:
+        """How many in a world read sequences of their own: ranks, or groups of ranks that share them."""
+        return world_size // self.sequence_parallel
+
+    def data_rank(self, rank: int) -> int:
+        """Which of them a rank is, or is part of."""
+        return rank // self.sequence_parallel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,8 +293,8 @@ class RunConfig:
     def digest(self) -> str:
         """Digest of all that shapes the trained weights, in exact arithmetic: data, model and optimisation.
 
-        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, recomputing, checkpoints,
-        monitoring) may change from one start of a run to the next.
+        What only says where and how the work is done (cluster, ZeRO stage, micro-batch, sequence parallel, recomputing,
+        checkpoints, monitoring) may change from one start of a run to the next.
         """
         return digest(weight_shaping(self))
 
@@ -291,7 +302,7 @@ class RunConfig:
 def weight_shaping(config: RunConfig) -> dict[str, Any]:
     """The part of a config that a run may not change once it has begun."""
     train = plain(config.train)
-    for execution in ("zero", "micro_batch_size", "checkpoint", "guard"):
+    for execution in ("zero", "micro_batch_size", "sequence_parallel", "checkpoint", "guard"):
         del train[execution]
     if not config.train.batch_warmup:  # it came later: runs that began before it go on
         del train["batch_warmup"]
@@ -358,7 +369,7 @@ def check(config: RunConfig) -> None:
         raise Mistake("data.sources: give at least one source")
     if problem := problem_of([source.weight for source in config.data.sources]):
         raise Mistake(f"data.{problem}")
-    for key in ("tokens", "global_batch_size", "micro_batch_size"):
+    for key in ("tokens", "global_batch_size", "micro_batch_size", "sequence_parallel"):
         _positive(f"train.{key}", getattr(config.train, key))
     _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
     _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
@@ -374,6 +385,7 @@ def check(config: RunConfig) -> None:
             f"train.schedule.warmup_steps: {schedule.warmup_steps} is more than the run's {config.total_steps} steps; "
             "lower it or raise train.tokens"
         )
+    check_sequence_parallel(config)
     check_batch(config.train, config.world_size)
     check_zero(config)
     check_guard(config.train.guard)
@@ -485,15 +497,36 @@ def batch_sizes(train: TrainConfig) -> dict[str, int]:
     return {**stages, "train.global_batch_size": train.global_batch_size}
 
 
+def check_sequence_parallel(config: RunConfig) -> None:
+    """Raises Mistake if ranks cannot share sequences and heads evenly."""
+    peers, model, length = config.train.sequence_parallel, config.model, config.data.sequence_length
+    kv_heads = model.kv_heads or model.heads
+    if model.heads % peers:
+        raise Mistake(f"train.sequence_parallel: {peers} ranks cannot share model.heads, {model.heads}, evenly")
+    if kv_heads % peers and peers % kv_heads:
+        raise Mistake(
+            f"train.sequence_parallel: {peers} ranks cannot share model.kv_heads, {kv_heads}; one must divide the other"
+        )
+    if length % peers:
+        raise Mistake(f"train.sequence_parallel: {peers} ranks cannot share data.sequence_length, {length}, evenly")
+
+
 def check_batch(train: TrainConfig, world_size: int) -> None:
     """Raises Mistake if a global batch does not divide evenly over ranks and micro-batches."""
-    at_once = world_size * train.micro_batch_size
+    if world_size % train.sequence_parallel:
+        raise Mistake(
+            f"train.sequence_parallel: {train.sequence_parallel} must divide the {world_size} ranks "
+            "(cluster.nodes × cluster.processes_per_node)"
+        )
+    data_ranks, peers = train.data_ranks(world_size), train.sequence_parallel
+    at_once = data_ranks * train.micro_batch_size
+    ranks = f"{data_ranks} × {peers} ranks that share sequences" if peers > 1 else f"{world_size} ranks"
     for key, size in batch_sizes(train).items():
         if size % at_once:
             below = size // at_once * at_once
             fits = [fitting for fitting in (below, below + at_once) if fitting]
             raise Mistake(
-                f"{key}: {size} is not divisible by {world_size} ranks × micro-batch "
+                f"{key}: {size} is not divisible by {ranks} × micro-batch "
                 f"{train.micro_batch_size} = {at_once}; the nearest that fit: {', '.join(map(str, fits))}"
             )
 

@@ -16,6 +16,7 @@ from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import Decoder
+from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.stragglers import Stopwatch
@@ -28,10 +29,13 @@ MAX_REDUCE_BUCKET = 500_000_000
 
 def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
     """DeepSpeed's own settings. What it would choose by itself and has changed between releases is spelled out."""
+    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(world_size))
     settings: dict[str, Any] = {
-        "train_batch_size": train.global_batch_size,
+        # Peers that share sequences are to DeepSpeed ranks with sequences of their own: each brings a mean over its
+        # slices, and the mean over all ranks is the batch's.
+        "train_batch_size": accumulation * train.micro_batch_size * world_size,
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
-        "gradient_accumulation_steps": train.global_batch_size // (train.micro_batch_size * world_size),
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.optimizer.gradient_clipping,
         "bf16": {"enabled": train.precision == "bf16"},
         "zero_optimization": zero_settings(train, num_parameters),
@@ -109,6 +113,7 @@ def start_engine(model: Decoder, train: TrainConfig, world: World, zero: Mapping
     """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage. `zero` overrides its own settings."""
     import deepspeed
 
+    model.share_sequences(find_peers(train.sequence_parallel))
     settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
     settings["zero_optimization"] |= zero or {}
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
@@ -134,7 +139,8 @@ def host_buffer(shape: tuple[int, int], dtype: str) -> NDArray[Any]:
 
 
 def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
-    """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids of any integer type.
+    """One optimizer step over this rank's micro-batches, (accumulation, B, T) token ids of any integer type; peers that
+    share sequences are given the same.
 
     The accumulation follows the batch, whose size may change from step to step. DeepSpeed would find a step's end by
     counting micro-batches from the engine's first, which comes out wrong after such a change: it is told where it is.

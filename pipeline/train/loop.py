@@ -242,6 +242,7 @@ def resume(
         checkpoint=checkpoint.digest,
         world_size=world.size,
         zero_stage=config.train.zero.stage,
+        sequence_parallel=config.train.sequence_parallel,
         saved_by={"world_size": checkpoint.world_size, "zero_stage": checkpoint.zero_stage},
     )
     return newest.step
@@ -274,8 +275,8 @@ def loader_of(config: RunConfig, corpus: Path, manifest: Manifest, order: Order,
         shards_of(config, corpus, manifest, order),
         manifest,
         order,
-        rank=world.rank,
-        world_size=world.size,
+        rank=config.train.data_rank(world.rank),
+        world_size=config.train.data_ranks(world.size),
         batches=config.batches,
         micro_batch_size=config.train.micro_batch_size,
         allocate=host_buffer,

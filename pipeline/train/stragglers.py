@@ -2,7 +2,7 @@
 
 Every rank ends a step at the same time, because it waits in the reduction of the gradients; so what is compared is the
 time before any of them waits: reading the batch and the forward passes. At ZeRO stage 3 forward passes gather weights,
-and the waiting shows there too: only a slow reader stands out.
+and where ranks share sequences they meet in each attention; the waiting shows there too: only a slow reader stands out.
 """
 
 import statistics

@@ -85,6 +85,34 @@ def test_a_mistake_is_one_line(tmp_path: Path, override: str, message: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["train.sequence_parallel=0"], r"train.sequence_parallel: 0 must be at least 1"),
+        (["train.sequence_parallel=3"], r"3 ranks cannot share model.heads, 4, evenly"),
+        (
+            ["train.sequence_parallel=6", "model.width=96", "model.heads=12", "model.kv_heads=4"],
+            r"6 .* model.kv_heads, 4",
+        ),
+        (["train.sequence_parallel=2", "data.sequence_length=65"], r"2 ranks cannot share data.sequence_length, 65"),
+        (["train.sequence_parallel=4"], r"train.sequence_parallel: 4 must divide the 2 ranks"),
+        (
+            ["train.sequence_parallel=2", "cluster.processes_per_node=6"],
+            r"8 is not divisible by 3 × 2 ranks that share sequences × micro-batch 2 = 6; .* fit: 6, 12$",
+        ),
+    ],
+)
+def test_sequences_that_cannot_be_shared_are_one_line(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(Mistake, match=message) as caught:
+        load(tmp_path, None, *overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_sequences_may_be_shared_by_more_ranks_than_there_are_key_heads(tmp_path: Path) -> None:
+    config = load(tmp_path, None, "train.sequence_parallel=4", "cluster.processes_per_node=8")
+    assert config.train.data_ranks(config.world_size) == 2
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("[1, 2", "not YAML"),
@@ -125,6 +153,7 @@ def test_digest_follows_the_weights_and_nothing_else(tmp_path: Path) -> None:
     for same in (
         "train.zero.stage=3",
         "train.micro_batch_size=1",
+        "train.sequence_parallel=2",
         "train.checkpoint.every_steps=1",
         "monitor.wandb.project=x",
         "remote=s3://bucket/x",

@@ -32,11 +32,12 @@ def engine_of(config: RunConfig, world: World, stage: int) -> Any:
 
 
 def take_steps(engine: Any, config: RunConfig, world: World, first: int, count: int) -> None:
-    accumulation = config.train.global_batch_size // (config.train.micro_batch_size * world.size)
+    train = config.train
+    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(world.size))
     for step in range(first, first + count):
         set_learning_rate(engine, 1e-2)
-        generator = np.random.default_rng([step, world.rank])
-        train_step(engine, generator.integers(0, 256, (accumulation, config.train.micro_batch_size, 64)))
+        generator = np.random.default_rng([step, train.data_rank(world.rank)])
+        train_step(engine, generator.integers(0, 256, (accumulation, train.micro_batch_size, 64)))
 
 
 def save_as_old(engine: Any, path: Path, world: World) -> None:

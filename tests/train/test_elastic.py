@@ -56,10 +56,17 @@ def digest_of(checkpoint: Path) -> str:
 
 
 def reload(
-    tmp_path: Path, precision: str, begin: Path | str, out: str, *stages: str, ranks: int, kind: str = "adamw"
+    tmp_path: Path,
+    precision: str,
+    begin: Path | str,
+    out: str,
+    *stages: str,
+    ranks: int,
+    peers: int = 1,
+    kind: str = "adamw",
 ) -> None:
     tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=4, every_steps=2)
-    tree["train"] |= {"precision": precision, "global_batch_size": 12}
+    tree["train"] |= {"precision": precision, "global_batch_size": 12, "sequence_parallel": peers}
     tree["train"]["optimizer"] |= {"kind": kind, "gradient_clipping": float(kind == "adamw")}
     tree["cluster"] = {"processes_per_node": ranks}
     config = write_config(tmp_path / f"{out}.yaml", tree)
@@ -124,7 +131,9 @@ def unbroken_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def resumed(source: Path, target: Path, corpus: Path, after: int, *, stage: int, ranks: int, micro: int) -> Path:
+def resumed(
+    source: Path, target: Path, corpus: Path, after: int, *overrides: str, stage: int, ranks: int, micro: int
+) -> Path:
     """Goes on with a copy of a run behind a step, in another world."""
     shutil.copytree(source, target / "ws")
     for step in steps_saved(target / "ws/runs/small/checkpoints"):
@@ -132,8 +141,18 @@ def resumed(source: Path, target: Path, corpus: Path, after: int, *, stage: int,
             shutil.rmtree(target / f"ws/runs/small/checkpoints/step-{step:08d}")
     tree = config_tree(target / "ws", steps=STEPS, every_steps=EVERY, stage=stage, ranks=ranks)
     config = write_config(target / "run.yaml", tree)
-    run_ranks(config, corpus, f"train.micro_batch_size={micro}", ranks=ranks)
+    run_ranks(config, corpus, f"train.micro_batch_size={micro}", *overrides, ranks=ranks)
     return target / "ws"
+
+
+def is_the_run(journal: list[dict[str, Any]], whole: list[dict[str, Any]]) -> None:
+    """The same data at each step, losses and norms within rounding."""
+    found, expected = unbroken(journal), unbroken(whole)
+    assert [line["batch_digest"] for line in found] == [line["batch_digest"] for line in expected]
+    assert [line["lr"] for line in found] == [line["lr"] for line in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), ours["step"]
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4), ours["step"]
 
 
 @pytest.mark.slow
@@ -145,17 +164,11 @@ def test_a_run_goes_on_in_another_world_and_back(unbroken_run: Path, tmp_path: P
     last = resumed(two, tmp_path / "last", corpus, 6, stage=0, ranks=1, micro=8)
 
     journal = read_journal(last / "runs/small/metrics.jsonl")
+    is_the_run(journal, read_journal(unbroken_run / "ws/runs/small/metrics.jsonl"))
     worlds = [(line["step"], line["world_size"], line["zero_stage"]) for line in journal if line["kind"] == "resume"]
     assert worlds == [(2, 1, 3), (4, 2, 2), (6, 1, 0)]
     saved_by = [line["saved_by"] for line in journal if line["kind"] == "resume"]
     assert saved_by == [{"world_size": w, "zero_stage": z} for w, z in [(2, 1), (1, 3), (2, 2)]]
-    expected = unbroken(read_journal(unbroken_run / "ws/runs/small/metrics.jsonl"))
-    found = unbroken(journal)
-    assert [line["batch_digest"] for line in found] == [line["batch_digest"] for line in expected]
-    assert [line["lr"] for line in found] == [line["lr"] for line in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5), ours["step"]
-        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4), ours["step"]
 
 
 def test_an_old_checkpoint_of_another_world_is_refused(tmp_path: Path) -> None:
