@@ -403,8 +403,9 @@ class Difference:
     tensor: str
     norm: float | None
     """The same of the global norm that the engine reports; None with Muon, where it is that of the updates."""
-    excess: float
-    """What the gradients of all ranks hold too much of this rank's own share: 0 none, -1 it is missing."""
+    excess: float | None
+    """What the gradients of all ranks hold too much of this rank's own share: 0 none, -1 it is missing. None where
+    ranks share sequences: in attention their shares mix."""
     weights: str
     """Digest of the weights after the step; empty where they are sharded."""
 
@@ -423,9 +424,12 @@ def check_gradients(ranks: Sequence[Difference], bound: float) -> Check:
         problems.append(f"off by {where.worst:.2g} at worst, in {where.tensor}")
         if len(wrong) < len(ranks):
             advice = f"only what {_ranks(wrong)} holds is wrong; "
+        elif all(one.excess is not None for one in ranks):
+            excesses = [one.excess or 0.0 for one in ranks]
+            named = max(range(len(ranks)), key=lambda rank: abs(excesses[rank]))
+            advice = f"it looks like rank {named}'s share, counted {1 + excesses[named]:.2f} times; "
         else:
-            named = max(range(len(ranks)), key=lambda rank: abs(ranks[rank].excess))
-            advice = f"it looks like rank {named}'s share, counted {1 + ranks[named].excess:.2f} times; "
+            advice = "see whether it is right with train.sequence_parallel=1; "
     if wrong_norm:
         problems.append(f"the global norm by {max(norms):.2g}")
     if len(groups) > 1:

@@ -139,8 +139,10 @@ def check_gpus(world: World, gpus: int) -> None:
 
 
 def setting_of(config: RunConfig, world: World) -> str:
-    zero = f"ZeRO {config.train.zero.stage}, {config.train.precision}"
-    return f"{world.size} × {config.cluster.launcher} rank{'s' if world.size > 1 else ''}, {zero}"
+    train = config.train
+    ranks = f"{world.size} × {config.cluster.launcher} rank{'s' if world.size > 1 else ''}"
+    shared = f", sequences shared by {train.sequence_parallel}" if train.sequence_parallel > 1 else ""
+    return f"{ranks}, ZeRO {train.zero.stage}, {train.precision}{shared}"
 
 
 def patient_of(config: RunConfig, workspace: Workspace, folder: RunFolder, world: World) -> Patient:

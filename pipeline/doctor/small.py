@@ -12,13 +12,14 @@ from pipeline.plan.memory import REDUCE_BUCKET
 from pipeline.plan.shape import count_parameters
 
 LAYERS, HEAD_SIZE, KV_HEADS, VOCABULARY, POSITIONS, ACCUMULATION = 2, 32, 2, 512, 128, 8
-"""At most these. flex_attention wants heads of 16 numbers or more."""
+"""At most these, but for what ranks that share a sequence need. flex_attention wants heads of 16 numbers or more."""
 
 
-def small_model(model: ModelConfig, positions: int) -> ModelConfig:
-    """positions: of one micro-batch. Compiling stays out: it takes longer than all the rest, and rounds differently."""
+def small_model(model: ModelConfig, positions: int, peers: int = 1) -> ModelConfig:
+    """positions: of one micro-batch on one rank. peers: ranks that share a sequence and its heads. Compiling stays out:
+    it takes longer than all the rest, and rounds differently."""
     kv_heads = model.kv_heads or model.heads
-    sharing, few = model.heads // kv_heads, min(kv_heads, KV_HEADS)
+    sharing, few = model.heads // kv_heads, min(kv_heads, max(KV_HEADS, peers))
     width = sharing * few * min(model.width // model.heads, HEAD_SIZE)
     shrinks = width / model.width
     return replace(
@@ -37,9 +38,10 @@ def small_model(model: ModelConfig, positions: int) -> ModelConfig:
 def small_run(config: RunConfig, world_size: int, vocab_size: int) -> RunConfig:
     """vocab_size: of the real model; `VOCABULARY` is taken if it is larger. Raises nothing: the batch must fit the
     world already (`check_batch`)."""
-    train, length = config.train, min(config.data.sequence_length, POSITIONS)
-    model = small_model(config.model, train.micro_batch_size * length)
-    at_once = train.micro_batch_size * world_size
+    train, peers = config.train, config.train.sequence_parallel
+    length = min(config.data.sequence_length, -(-POSITIONS // peers) * peers)
+    model = small_model(config.model, train.micro_batch_size * length // peers, peers)
+    at_once = train.micro_batch_size * train.data_ranks(world_size)
     accumulation = min(train.global_batch_size // at_once, ACCUMULATION)
     real = count_parameters(config.model, vocab_size).total
     few = count_parameters(model, min(vocab_size, VOCABULARY)).total

@@ -49,10 +49,11 @@ def model_of(patient: Patient, seed: int) -> Decoder:
 
 
 def batch_of(patient: Patient, step: int) -> NDArray[Any]:
-    """This rank's token ids of a step, (accumulation, B, T): noise, with an end of text now and then."""
+    """This rank's token ids of a step, (accumulation, B, T): noise, with an end of text now and then. Ranks that share
+    sequences have the same."""
     train, length = patient.small.train, patient.small.data.sequence_length
-    accumulation = train.global_batch_size // (train.micro_batch_size * patient.world.size)
-    generator = np.random.default_rng([train.seed, step, patient.world.rank])
+    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(patient.world.size))
+    generator = np.random.default_rng([train.seed, step, train.data_rank(patient.world.rank)])
     return generator.integers(0, patient.vocab_size, (accumulation, train.micro_batch_size, length))
 
 
@@ -110,7 +111,9 @@ def compare_gradients(patient: Patient) -> Difference:
         worst=shares[tensor],
         tensor=tensor,
         norm=None if optimizer.kind == "muon" else abs(norm - plain.norm) / plain.norm_scale,
-        excess=excess(off, plain, norm / plain.norm if clipping else 1.0, patient),
+        excess=None
+        if train.sequence_parallel > 1
+        else excess(off, plain, norm / plain.norm if clipping else 1.0, patient),
         weights=replica_digest(engine),
     )
 

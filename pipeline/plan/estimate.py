@@ -39,6 +39,8 @@ class Plan:
     batch_stages: tuple[BatchStage, ...]
     """What the steps are in batch warm-up."""
     micro_batch_size: int
+    sequence_parallel: int
+    """Devices that share each sequence."""
     accumulation: int
     """Micro-batches that a rank takes in one step."""
     sequence_length: int
@@ -53,6 +55,11 @@ class Plan:
     @property
     def chosen(self) -> StagePlan:
         return self.stages[self.chosen_stage]
+
+    @property
+    def data_ranks(self) -> int:
+        """Devices, or groups of devices that share sequences, with sequences of their own."""
+        return self.hardware.count // self.sequence_parallel
 
     @property
     def usable_bytes(self) -> int | None:
@@ -92,7 +99,8 @@ def make_plan(config: RunConfig, vocabulary: Vocabulary, hardware: Hardware) -> 
         tokens_per_step=train.global_batch_size * length,
         batch_stages=config.batches.stages,
         micro_batch_size=train.micro_batch_size,
-        accumulation=train.global_batch_size // (train.micro_batch_size * hardware.count),
+        sequence_parallel=train.sequence_parallel,
+        accumulation=train.global_batch_size // (train.micro_batch_size * train.data_ranks(hardware.count)),
         sequence_length=length,
         precision=train.precision,
         chosen_stage=train.zero.stage,

@@ -76,19 +76,29 @@ class BlockActivations:
 
 
 def block_activations(
-    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+    model: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    precision: Literal["fp32", "bf16"],
+    *,
+    gpu: bool,
+    peers: int = 1,
 ) -> BlockActivations:
     """For `pipeline.model.layers` as they stand. Attention runs fused: no T × T scores.
 
     GPU and CPU differ in two kernels: RMSNorm is one kernel on a GPU and keeps its input, on a CPU it is composed and
     keeps two fp32 tensors; attention's output has to be copied on a CPU to lie as the next layer reads it.
+
+    Peers that share sequences keep their share of positions and, inside attention, of heads, which is as much; but
+    where key heads are fewer than peers, each peer has one.
     """
-    tokens, element = micro_batch_size * sequence_length, ELEMENT_BYTES[precision]
+    tokens, element = micro_batch_size * sequence_length // peers, ELEMENT_BYTES[precision]
     wide = tokens * model.width * element
     norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
     qkv_input = out_input = mlp_input = query = wide
-    keys_and_values = 2 * tokens * key_value_width(model) * element
-    attention_output = 0 if gpu else wide  # on a GPU it is `out_input`
+    copies = max(1, peers // (model.kv_heads or model.heads))
+    keys_and_values = 2 * copies * tokens * key_value_width(model) * element
+    attention_output = 0 if gpu and peers == 1 else wide  # on a GPU it is `out_input`, if it is not sent to peers
     log_sum_exp = 4 * tokens * model.heads
     qk_norms = 0
     if model.qk_norm:
@@ -109,17 +119,24 @@ def _norm_bytes(tokens: int, width: int, rows: int, precision: Literal["fp32", "
 
 
 def activation_bytes(
-    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+    model: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    precision: Literal["fp32", "bf16"],
+    *,
+    gpu: bool,
+    peers: int = 1,
 ) -> int:
-    """What autograd saves of a forward pass but for the logits."""
-    tokens, element = micro_batch_size * sequence_length, ELEMENT_BYTES[precision]
-    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu)
+    """What autograd saves of a forward pass but for the logits. Peers have whole rows of tokens, and whole masks."""
+    tokens, element = micro_batch_size * sequence_length // peers, ELEMENT_BYTES[precision]
+    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu, peers=peers)
     again = _blocks_again(model)
     as_recomputed = block.input + (block.mlp if model.recompute == "attention" else 0)
     blocks = again * as_recomputed + (model.layers - again) * (block.attention + block.mlp)
     norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
-    head = norm + tokens * model.width * element + 2 * 8 * tokens  # last norm, output layer's input, tokens and targets
-    rotary = 4 * sequence_length * (model.width // model.heads)
+    ids = 8 * micro_batch_size * sequence_length + 8 * tokens  # tokens and targets
+    head = norm + tokens * model.width * element + ids  # last norm, output layer's input
+    rotary = 4 * sequence_length // peers * (model.width // model.heads)
     return blocks + head + rotary + mask_bytes(micro_batch_size, sequence_length, precision, gpu=gpu)
 
 
@@ -132,12 +149,18 @@ def mask_bytes(micro_batch_size: int, sequence_length: int, precision: Literal["
 
 
 def recomputed_bytes(
-    model: ModelConfig, micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool
+    model: ModelConfig,
+    micro_batch_size: int,
+    sequence_length: int,
+    precision: Literal["fp32", "bf16"],
+    *,
+    gpu: bool,
+    peers: int = 1,
 ) -> int:
     """What backward makes again, one block at a time, when the logits are gone; with a whole block also the first
     gradient inside its MLP, which comes while all of it is there."""
-    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu)
-    gradient = micro_batch_size * sequence_length * model.mlp_hidden * ELEMENT_BYTES[precision]
+    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu, peers=peers)
+    gradient = micro_batch_size * sequence_length // peers * model.mlp_hidden * ELEMENT_BYTES[precision]
     whole = block.attention + block.mlp + gradient
     return {"none": 0, "attention": block.attention, "block": whole}[model.recompute]
 
@@ -228,12 +251,12 @@ def memory(
     gpu: bool,
 ) -> Memory:
     """A rank's memory at a stage, which may be another than the config's."""
-    micro_batch_size = train.micro_batch_size
+    micro_batch_size, peers = train.micro_batch_size, train.sequence_parallel
     states = state_bytes(model, vocab_size, stage, train.precision, world_size, gpu=gpu)
     shape = (model, micro_batch_size, sequence_length)
-    kept = activation_bytes(*shape, train.precision, gpu=gpu)
-    again = recomputed_bytes(*shape, train.precision, gpu=gpu)
-    logits = loss_bytes(*shape, vocab_size, train.precision)
+    kept = activation_bytes(*shape, train.precision, gpu=gpu, peers=peers)
+    again = recomputed_bytes(*shape, train.precision, gpu=gpu, peers=peers)
+    logits = loss_bytes(model, micro_batch_size, sequence_length // peers, vocab_size, train.precision)
     activations = kept + max(0, again - logits)
     return Memory(
         weights=states.weights,

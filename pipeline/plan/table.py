@@ -78,7 +78,8 @@ def _model_rows(plan: Plan) -> list[tuple[str, str, str]]:
 
 
 def _training_rows(plan: Plan) -> list[tuple[str, str, str]]:
-    ranks, micro, times = plan.hardware.count, plan.micro_batch_size, plan.accumulation
+    ranks, micro, times = plan.data_ranks, plan.micro_batch_size, plan.accumulation
+    what = "ranks" if plan.sequence_parallel == 1 else f"groups of {plan.sequence_parallel} ranks"
     return [
         ("tokens", _count(plan.total_tokens), f"{plan.total_tokens / plan.parameters.total:.1f} a parameter"),
         (
@@ -89,7 +90,7 @@ def _training_rows(plan: Plan) -> list[tuple[str, str, str]]:
         (
             "global batch",
             f"{ranks * micro * times:,}",
-            f"{ranks:,} ranks × micro-batch {micro} × accumulation {times}",
+            f"{ranks:,} {what} × micro-batch {micro} × accumulation {times}",
         ),
         *(("  before that", f"{stage.size:,}", f"for {stage.steps:,} steps") for stage in reversed(plan.batch_stages)),
     ]
@@ -133,7 +134,7 @@ def _verdict(plan: Plan) -> list[RenderableType]:
 
 def _way_out(plan: Plan) -> str:
     """The smallest change that makes it fit: another micro-batch that divides, else another stage."""
-    ranks = plan.hardware.count
+    ranks = plan.data_ranks
     batches = [ranks * plan.micro_batch_size * plan.accumulation, *(stage.size for stage in plan.batch_stages)]
     sizes = [size for size in range(1, plan.micro_batch_size) if all(batch % (ranks * size) == 0 for batch in batches)]
     fitting = [size for size in sizes if size <= (plan.chosen.largest_micro_batch or 0)]
@@ -142,7 +143,7 @@ def _way_out(plan: Plan) -> str:
     stages = [stage.stage for stage in plan.stages if stage.fits]
     if stages:
         return f"train.zero.stage={stages[0]} fits."
-    return "Nor does another stage: take larger GPUs, or more, or a smaller micro-batch."
+    return "Nor does another stage: take larger GPUs, or more; train.sequence_parallel divides activations and logits."
 
 
 def _time_rows(plan: Plan) -> list[tuple[str, str, str]]:

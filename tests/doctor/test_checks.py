@@ -151,6 +151,8 @@ def test_gradients_are_red_beyond_the_bound_and_the_rank_is_named() -> None:
         in checks.check_gradients([FINE, FINE, replace(FINE, weights="x")], bound).figure
     )
     assert checks.check_gradients([replace(FINE, norm=None)], bound).result == "ok"
+    shared = checks.check_gradients([replace(one, excess=None) for one in all_off], bound)
+    assert shared.advice.startswith("see whether it is right with train.sequence_parallel=1; ")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

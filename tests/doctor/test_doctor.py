@@ -30,6 +30,7 @@ def small(folder: Path, **train: Any) -> Path:
     ("stage", "train"),
     [
         (0, {}),
+        (3, {"sequence_parallel": 2}),
         (1, {"precision": "bf16"}),
         (3, {"optimizer": {"lr": 1e-3, "kind": "muon", "gradient_clipping": 0}}),
     ],

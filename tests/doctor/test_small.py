@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ModelConfig, check_model, load_config
+from pipeline.config import ModelConfig, check_model, check_sequence_parallel, load_config
 from pipeline.doctor.small import POSITIONS, VOCABULARY, small_model, small_run
 from pipeline.plan.shape import count_parameters
 
@@ -22,6 +22,16 @@ def test_every_preset_becomes_a_model_of_seconds(path: Path) -> None:
     assert small.train.micro_batch_size == config.train.micro_batch_size
     assert small.train.global_batch_size % (config.world_size * config.train.micro_batch_size) == 0
     assert replace(small.train.zero, reduce_bucket_size=None) == config.train.zero
+
+
+@pytest.mark.parametrize("peers", [2, 4, 8, 32])
+@pytest.mark.parametrize("kv_heads", [None, 8, 2])
+def test_ranks_that_share_sequences_can_share_the_small_ones(peers: int, kv_heads: int | None) -> None:
+    config = load_config(Path("configs/7b.yaml"))
+    train = replace(config.train, sequence_parallel=peers)
+    config = replace(config, model=replace(config.model, kv_heads=kv_heads), train=train)
+    check_sequence_parallel(config)
+    check_sequence_parallel(small_run(config, config.world_size, 32_000))
 
 
 def test_sharing_of_heads_and_all_options_stay() -> None:

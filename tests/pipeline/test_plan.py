@@ -180,6 +180,21 @@ def test_batch_warmup_is_planned_in() -> None:
     assert "train.micro_batch_size=10 fits." in render(plan_named("1b", *sizes, gpu="h100"))  # 12 divides 960 only
 
 
+def test_gpus_that_share_sequences_divide_activations_and_logits() -> None:
+    """Not the state, which ZeRO divides over all of them as before. Attention's output is kept twice: as it is computed,
+    and as it comes from the peers."""
+    whole, shared = plan_named("7b"), plan_named("7b", "train.sequence_parallel=4")
+    of_whole, of_shared = whole.chosen.memory, shared.chosen.memory
+    assert of_shared.logits == of_whole.logits / 4
+    assert of_whole.activations / 4 < of_shared.activations < 1.06 * of_whole.activations / 4
+    assert (of_shared.weights, of_shared.optimizer) == (of_whole.weights, of_whole.optimizer)
+    assert shared.accumulation == 4 * whole.accumulation
+    assert f"{whole.hardware.count // 4} groups of 4 ranks × micro-batch" in render(shared)
+    assert (shared.total_steps, shared.tokens_per_step) == (whole.total_steps, whole.tokens_per_step)
+    with pytest.raises(Mistake, match=r"train.sequence_parallel: 4 must divide the 6 ranks"):
+        plan_named("7b", "train.sequence_parallel=4", gpus=6)
+
+
 def test_the_record_is_json_with_totals() -> None:
     record = json.loads(json.dumps(record_of(plan_named("7b"))))
     assert record["parameters"]["total"] == 6_738_415_616

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.config import ModelConfig, load_config
+from pipeline.model import ulysses
 from pipeline.model.decoder import Decoder, build
 from pipeline.model.loss import next_token_loss
 from pipeline.plan.memory import (
@@ -78,6 +80,27 @@ def some_tokens() -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_are_what_autograd_saves(model: ModelConfig, precision: Precision) -> None:
     module = build(model, V, 0, seed=0).to(DTYPES[precision])
+    logits = logit_bytes(B, T, V)
+    measured = saved_bytes(module, lambda: next_token_loss(module(some_tokens()), some_tokens(), 0))
+    assert activation_bytes(model, B, T, precision, gpu=False) + logits == pytest.approx(measured, rel=0.002)
+
+
+@shapes
+@pytest.mark.parametrize("peers", [2, 4])
+def test_peers_that_share_sequences_save_their_part(
+    model: ModelConfig, peers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they send each other is as large as what they get: here each gets its own back."""
+    monkeypatch.setattr(ulysses, "_all_to_all", lambda parts, peers: parts.clone())
+    module = build(model, V, 0, seed=0)
+    module.share_sequences(ulysses.Peers(size=peers, rank=1))
+    measured = saved_bytes(module, lambda: module(some_tokens(), loss=True))
+    planned = activation_bytes(model, B, T, "fp32", gpu=False, peers=peers) + logit_bytes(B, T // peers, V)
+    assert planned == pytest.approx(measured, rel=0.003)
+
+
+def saved_bytes(module: Decoder, forward: Callable[[], Any]) -> int:
+    """What autograd saves of a forward pass, but for the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     saved: dict[int, torch.Tensor] = {}  # by storage; kept alive, so that no address is used twice
 
@@ -87,10 +110,8 @@ def test_activations_are_what_autograd_saves(model: ModelConfig, precision: Prec
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        next_token_loss(module(some_tokens()), some_tokens(), 0)
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-    planned = activation_bytes(model, B, T, precision, gpu=False) + logit_bytes(B, T, V)
-    assert planned == pytest.approx(measured, rel=0.002)
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
