@@ -170,6 +170,22 @@ def test_the_mean_over_peers_is_the_whole(options: dict[str, Any], size: int) ->
     peers_agree_with_one(options, size, lambda as_peer: together(size, as_peer))
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_takes_a_peers_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward: a CPU has no backward of it."""
+    monkeypatch.setattr("pipeline.model.decoder.path_on", lambda device, training: "flex")
+    tokens_BT = rows(2, 160, seed=0)
+    model = build(SHAPE, VOCAB, EOT, seed=0).requires_grad_(False)
+
+    def as_peer(peers: Peers) -> Tensor:
+        model = build(SHAPE, VOCAB, EOT, seed=0).requires_grad_(False)
+        model.share_sequences(peers)
+        logits_BtV: Tensor = model(tokens_BT)
+        return logits_BtV
+
+    torch.testing.assert_close(torch.cat(together(2, as_peer), dim=1), model(tokens_BT), rtol=1e-4, atol=1e-5)
+
+
 def test_one_rank_alone_has_the_whole() -> None:
     assert find_peers(1).own(tokens := rows(2, 8, seed=0)).equal(tokens)
 

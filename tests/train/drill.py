@@ -90,6 +90,8 @@ class Round:
     """What makes the guard roll back: a step's loss is not a number once, or each time that its data comes."""
     starts: tuple[Start, ...]
     """The last one is not struck."""
+    shares: bool = False
+    """Whether two ranks share sequences."""
 
     @property
     def elastic(self) -> bool:
@@ -122,13 +124,14 @@ def drawn(seed: int, number: int) -> Round:
         asynchronous=draw.random() < 0.8,
         trouble=trouble,
         starts=(*struck, Start(ranks=worlds[len(struck)])),
+        shares=draw.random() < 0.3,
     )
 
 
 def drill(seed: int, number: int, folder: Path) -> str:
     """Plays one round, and gives what happened in a line. Raises AssertionError if the run does not end as it must."""
     chosen = drawn(seed, number)
-    expected = unbroken_run(folder, chosen.stage, chosen.optimizer, chosen.trouble == "data")
+    expected = unbroken_run(folder, chosen.stage, chosen.optimizer, chosen.trouble == "data", chosen.shares)
     run, marker = folder / f"round-{number}" / "runs/small", folder / f"round-{number}.machine"
     deaths = notices = 0
     for start in chosen.starts:
@@ -144,7 +147,8 @@ def drill(seed: int, number: int, folder: Path) -> str:
     compare(run, expected, exact=not chosen.elastic)
     rollbacks = guard.read_guard(run / "guard.json").rollbacks
     return (
-        f"stage {chosen.stage}, {chosen.optimizer}, {'ranks 2 and 1' if chosen.elastic else 'ranks 2'}, "
+        f"stage {chosen.stage}, {chosen.optimizer}, {'ranks 2 and 1' if chosen.elastic else 'ranks 2'}"
+        f"{', which share sequences' if chosen.shares else ''}, "
         f"saves {'beside' if chosen.asynchronous else 'between'} steps: {deaths} deaths, {notices} notices, "
         f"{rollbacks} rollbacks"
     )
@@ -170,12 +174,12 @@ def compare(run: Path, expected: Path, *, exact: bool) -> None:
 
 
 @cache
-def unbroken_run(folder: Path, stage: int, optimizer: Literal["adamw", "muon"], bad_data: bool) -> Path:
+def unbroken_run(folder: Path, stage: int, optimizer: Literal["adamw", "muon"], bad_data: bool, shares: bool) -> Path:
     """The folder of a run that nothing strikes."""
-    workspace = folder / f"unbroken-{stage}-{optimizer}-{bad_data}"
+    workspace = folder / f"unbroken-{stage}-{optimizer}-{bad_data}-{shares}"
     starts = (Start(ranks=2),)
     trouble: Any = "data" if bad_data else "none"
-    whole = Round(stage=stage, optimizer=optimizer, asynchronous=True, trouble=trouble, starts=starts)
+    whole = Round(stage=stage, optimizer=optimizer, asynchronous=True, trouble=trouble, starts=starts, shares=shares)
     codes = play(whole, starts[0], workspace, folder, folder / "unused")
     assert codes == [0, 0], f"{codes}; {workspace}/ranks.log"
     return workspace / "runs/small"
@@ -189,6 +193,7 @@ def play(chosen: Round, start: Start, workspace: Path, folder: Path, marker: Pat
     tree["train"]["optimizer"] |= {"kind": chosen.optimizer, **({"gradient_clipping": 0.0} if muon else {})}
     tree["train"]["guard"] = {"loss_deviations": 0.0, "grad_norm_deviations": 0.0, "max_rollbacks": 100}
     tree["train"]["checkpoint"]["asynchronous"] = chosen.asynchronous
+    tree["train"]["sequence_parallel"] = start.ranks if chosen.shares else 1
     tree["cluster"] = {"processes_per_node": start.ranks}
     config = write_config(workspace / "run.yaml", tree)
     port = free_port()
