@@ -31,6 +31,8 @@ class State:
     keep_last: int
     set_aside: tuple[str, ...] = ()
     """Names of the folders of checkpoints that were damaged, or that a rollback went back behind."""
+    half_deleted: tuple[str, ...] = ()
+    """Names of the folders that a crash inside a deletion has left."""
     keep_local: int | None = None
     """Of these, how many the workspace keeps of what the remote has; None is all."""
     uploaded: frozenset[int] = frozenset()
@@ -65,6 +67,8 @@ class Promote:
 class Prune:
     steps: tuple[int, ...]
     set_aside: tuple[str, ...] = ()
+    half_deleted: tuple[str, ...] = ()
+    """To go first: a step may have been saved anew since, and its deletion needs the name."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +104,8 @@ def next_actions(state: State) -> tuple[Action, ...]:
     kept = {*pending, *state.protected}
     outdated = local_to_delete(state.saved, state.keep_last, state.keep_local, kept, state.uploaded)
     set_aside = set_aside_to_delete(state.set_aside, state.protected)
-    if outdated or set_aside:
-        actions.append(Prune(outdated, set_aside))
+    if outdated or set_aside or state.half_deleted:
+        actions.append(Prune(outdated, set_aside, state.half_deleted))
     if outdated := checkpoints_to_delete(state.uploaded, state.keep_last, kept):
         actions.append(PruneRemote(outdated))
     # Giving up comes last: what was saved before is still evaluated and promoted.

@@ -14,7 +14,7 @@ from pipeline.promote.stage import decided_steps
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import steps_saved
 from pipeline.train.stored import uploaded_steps
-from pipeline.workspace import RunFolder, Workspace
+from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
 
 
 def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:
@@ -37,6 +37,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         protected=protected_steps(config, workspace),
         keep_last=config.train.checkpoint.keep_last,
         set_aside=tuple(path.name for path in folder.checkpoints.glob("step-*.*")),
+        half_deleted=tuple(path.name for path in folder.checkpoints.glob(f".step-*{DELETING_SUFFIX}")),
         keep_local=config.train.checkpoint.keep_local,
         uploaded=uploaded_steps(folder, remote) if remote else frozenset(),
     )

@@ -44,7 +44,7 @@ from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
 from pipeline.runs import read_state, run_id
 from pipeline.train.stored import remove_stored
-from pipeline.workspace import RunFolder, Workspace
+from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
 
 UNSEEN_S = 600.0
 """How long a launcher may not know of a job: Slurm's controller restarts in minutes."""
@@ -91,11 +91,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                         evaluation.start(step)
                     case Promote(step):
                         _promote(config, workspace, step, notice)
-                    case Prune(steps, set_aside):
-                        for step in steps:
-                            prune(folder.checkpoint(step))
-                        for name in set_aside:
-                            prune(folder.checkpoints / name)
+                    case Prune():
+                        prune_all(folder, action)
                     case PruneRemote(steps):
                         prune_remote(config, folder, steps)
                     case GiveUp():
@@ -151,9 +148,18 @@ def stop(config: RunConfig, job: JobRecord | None, launcher: Launcher) -> None:
     raise StoppedOnNotice(f"run {config.name}: stopped on notice; run it again to resume")
 
 
+def prune_all(folder: RunFolder, doomed: Prune) -> None:
+    for name in doomed.half_deleted:
+        shutil.rmtree(folder.checkpoints / name)
+    for step in doomed.steps:
+        prune(folder.checkpoint(step))
+    for name in doomed.set_aside:
+        prune(folder.checkpoints / name)
+
+
 def prune(checkpoint: Path) -> None:
     """Deletes a checkpoint so that a crash half-way leaves none that looks whole."""
-    doomed = checkpoint.with_name(f".{checkpoint.name}.deleting")
+    doomed = checkpoint.with_name(f".{checkpoint.name}{DELETING_SUFFIX}")
     checkpoint.rename(doomed)
     shutil.rmtree(doomed)
 

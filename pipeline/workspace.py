@@ -15,6 +15,8 @@ from pipeline.config import RunConfig
 from pipeline.errors import Mistake
 
 STATE_NAME = "state.json"
+DELETING_SUFFIX = ".deleting"
+"""Ends the hidden name that a checkpoint's folder bears while it is deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)

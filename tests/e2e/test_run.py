@@ -67,6 +67,32 @@ def test_a_second_run_has_nothing_to_do(whole: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("call", [1, 4, 8])
+def test_killed_while_it_deletes_it_deletes_the_rest_also_where_a_step_was_saved_anew(
+    whole: Path, tmp_path: Path, call: int
+) -> None:
+    workspace = Path(shutil.copytree(whole.parent / "workspace", tmp_path / "workspace"))
+    checkpoints = workspace / "runs/whole/checkpoints"
+    words = [str(whole), f"workspace={workspace}", "train.checkpoint.keep_last=1"]
+    first, last = (checkpoints / f"step-{step:08d}" for step in (0, STEPS))
+    gone = [f"{first.name}.corrupt", f"{first.name}.rewound-1"]
+    kept = [f"{last.name}.corrupt", f"{first.name}.rewound-2", f"{last.name}.rewound-2"]
+    for name in gone + kept:
+        shutil.copytree(first, checkpoints / name)
+    headrace("run", *words, script=[Path(__file__).with_name("prune_killed.py"), str(call)], code=-9)
+    [half] = checkpoints.glob(".*.deleting")
+    assert any(half.iterdir())
+    whole_name = checkpoints / half.name.removeprefix(".").removesuffix(".deleting")
+    assert not whole_name.exists()
+    shutil.copytree(whole.parent / "workspace/runs/whole/checkpoints" / first.name, whole_name)  # it came again
+    assert headrace("run", *words)["worked"]
+    protected = {f"step-{step:08d}" for step in (4,) if (checkpoints / f"step-{step:08d}").exists()}
+    assert {path.name for path in checkpoints.iterdir()} == {last.name, *kept} | protected
+    assert headrace("verify", *words)["verified"]
+    assert not headrace("run", *words)["worked"]
+
+
+@pytest.mark.slow
 def test_a_changed_config_is_refused_with_its_keys(whole: Path) -> None:
     error = headrace("train", whole, "train.optimizer.lr=1", "cluster.processes_per_node=1", code=2)["error"]
     assert "train.optimizer.lr: 0.003 -> 1.0" in error

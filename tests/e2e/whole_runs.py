@@ -4,10 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.train.small_runs import sentences, write_config
+from tests.train.small_runs import ROOT, sentences, write_config
 
 STEPS, EVERY = 8, 4
 
@@ -51,12 +52,12 @@ def config(folder: Path, **sections: Any) -> Path:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
 
 
-def start(verb: str, *words: str | Path) -> subprocess.Popen[str]:
+def start(*words: str | Path, script: Sequence[str | Path] = ("-m", "pipeline.cli")) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", verb, *map(str, words)],
+        [sys.executable, *map(str, script), *map(str, words)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,9 +65,9 @@ def start(verb: str, *words: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def headrace(verb: str, *words: str | Path, code: int = 0, timeout_s: float = 300) -> dict[str, Any]:
+def headrace(*words: str | Path, code: int = 0, timeout_s: float = 300, **how: Any) -> dict[str, Any]:
     """Runs a verb with `--json` and gives its record."""
-    process = start(verb, *words, "--json")
+    process = start(*words, "--json", **how)
     output, errors = process.communicate(timeout=timeout_s)
     assert process.returncode == code, f"exit code {process.returncode}\n{output}\n{errors}"
     record: dict[str, Any] = json.loads(output.splitlines()[-1]) if output.strip() else {}

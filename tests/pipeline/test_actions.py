@@ -64,6 +64,8 @@ def test_pruning_spares_what_is_waited_for() -> None:
     assert next_actions(replace(crowded, evaluated=DONE.evaluated)) == (Prune((0, 20)),)
     set_aside = ("step-00000010.corrupt", "step-00000020.rewound-1", "step-00000020.rewound-2")
     assert next_actions(replace(DONE, set_aside=set_aside)) == (Prune((), set_aside[1:2]),)
+    half = (".step-00000010.deleting",)
+    assert next_actions(replace(DONE, half_deleted=half)) == (Prune((), (), half),), "protected or not: it is no more"
 
 
 def test_both_tiers_are_pruned_by_what_each_of_them_has() -> None:
