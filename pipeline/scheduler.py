@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
-from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_job
+from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_exit, load_job
 from cluster.signals import StopNotice
 from data_prep.errors import DataError
 from pipeline.actions import (
@@ -36,6 +36,7 @@ from pipeline.children import POLL_S, Evaluation, prepare
 from pipeline.config import RunConfig
 from pipeline.durable import bring_pins, remote_run
 from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
+from pipeline.last_words import last_words
 from pipeline.locks import locked
 from pipeline.monitor.views import wandb_view
 from pipeline.notice import unless_told
@@ -96,7 +97,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     case PruneRemote(steps):
                         prune_remote(config, folder, steps)
                     case GiveUp():
-                        raise PipelineError(f"run {config.name}: training failed; {last_words(folder)}")
+                        kind = Mistake if ours and load_exit(ours) == Mistake.exit_code else PipelineError
+                        raise kind(f"run {config.name}: training failed: {last_words(folder)}")
             watch()
             if not actions:
                 if not may_live(state.job) and evaluation.step is None:
@@ -173,17 +175,6 @@ def prune_remote(config: RunConfig, folder: RunFolder, steps: Sequence[int]) -> 
                 remove_stored(folder, remote, step)
         except (DataError, Mistake) as error:
             print(f"headrace: {error}; step {step} stays at the remote", file=sys.stderr)
-
-
-def last_words(folder: RunFolder) -> str:
-    """The end of the training log, in one line, and where the rest is."""
-    log = folder.job / "log.txt"
-    try:
-        lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    except OSError:
-        return f"it left no log at {log}"
-    ours = [line for line in lines if line.startswith("headrace: ")] or [line for line in lines if "Error" in line]
-    return f"{(ours or lines or ['it printed nothing'])[-1]} (all of it: {log})"
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from data_prep.files import read_record
 from pipeline.config import RunConfig
 from pipeline.doctor.report import REPORT_NAME, Report
 from pipeline.errors import Mistake, PipelineError
-from pipeline.scheduler import last_words, training_job
+from pipeline.last_words import last_words
+from pipeline.scheduler import training_job
 from pipeline.workspace import RunFolder, Workspace
 
 

@@ -99,6 +99,16 @@ def test_a_changed_config_is_refused_with_its_keys(whole: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_mistake_that_the_ranks_find_is_told_in_their_words(whole: Path, tmp_path: Path) -> None:
+    workspace = Path(shutil.copytree(whole.parent / "workspace", tmp_path / "workspace"))
+    error = headrace("run", whole, f"workspace={workspace}", "train.tokens=8192", code=2)["error"]
+    assert error.startswith("run whole: training failed: ")
+    assert "train.tokens: 4096 -> 8192" in error
+    assert f"(all of it: {workspace}/runs/whole/job/log.txt)" in error
+    assert "\n" not in error
+
+
+@pytest.mark.slow
 def test_killed_wherever_it_stands_it_goes_on(tmp_path: Path, whole: Path) -> None:
     """SIGKILL to the scheduler in each stage. Its children live on, as they would; the next invocation finds their
     work."""
