@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.batches import BatchStage
 from pipeline.config import RunConfig, check_batch
+from pipeline.plan.changes import Stretch, stretches
 from pipeline.plan.hardware import Hardware, usable_bytes
 from pipeline.plan.memory import STAGES, Memory, Stage, checkpoint_bytes, memory
 from pipeline.plan.shape import Flops, Parameters, count_parameters, flops_per_token
@@ -38,6 +39,8 @@ class Plan:
     """After the stages of batch warm-up."""
     batch_stages: tuple[BatchStage, ...]
     """What the steps are in batch warm-up."""
+    stretches: tuple[Stretch, ...]
+    """From which step on with which global batch and which mix."""
     micro_batch_size: int
     sequence_parallel: int
     """Devices that share each sequence."""
@@ -98,6 +101,7 @@ def make_plan(config: RunConfig, vocabulary: Vocabulary, hardware: Hardware) -> 
         total_tokens=config.batches.first(config.total_steps) * length,
         tokens_per_step=train.global_batch_size * length,
         batch_stages=config.batches.stages,
+        stretches=stretches(config),
         micro_batch_size=train.micro_batch_size,
         sequence_parallel=train.sequence_parallel,
         accumulation=train.global_batch_size // (train.micro_batch_size * train.data_ranks(hardware.count)),

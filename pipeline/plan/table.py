@@ -35,6 +35,7 @@ def _sections(plan: Plan) -> list[RenderableType]:
         title,
         *_section("model", _facts(_model_rows(plan))),
         *_section("training", _facts(_training_rows(plan))),
+        *(_section("over the run", _changes_table(plan)) if len(plan.stretches) > 1 else []),
         *_section("memory of a rank", _memory_table(plan), *_verdict(plan)),
         *_section("time and storage", _facts(_time_rows(plan))),
     ]
@@ -92,8 +93,26 @@ def _training_rows(plan: Plan) -> list[tuple[str, str, str]]:
             f"{ranks * micro * times:,}",
             f"{ranks:,} {what} × micro-batch {micro} × accumulation {times}",
         ),
-        *(("  before that", f"{stage.size:,}", f"for {stage.steps:,} steps") for stage in reversed(plan.batch_stages)),
     ]
+
+
+def _changes_table(plan: Plan) -> Table:
+    """A line for each change, with what changes over the run and nothing else."""
+    table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="dim")
+    for name in ("from step", "after tokens", "global batch"):
+        table.add_column(name, justify="right", no_wrap=True)
+    several = len({tuple(one.shares.items()) for one in plan.stretches}) > 1
+    if several:
+        table.add_column("mix")
+    for one in plan.stretches:
+        mix = ", ".join(f"{name} {share:.1%}" for name, share in one.shares.items() if share)
+        figures = [
+            f"{one.first_step:,}",
+            _count(one.first_token) if one.first_token else "0",
+            f"{one.global_batch_size:,}",
+        ]
+        table.add_row(*figures, *([mix] if several else []))
+    return table
 
 
 def _memory_table(plan: Plan) -> Table:

@@ -1,13 +1,18 @@
 """The plan of a run: its arithmetic, its verdicts, its table, and the configs that come with headrace."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from data_prep.weights import BLOCK
 from pipeline.config import RunConfig, load_config
+from pipeline.data.order import order_of_config
 from pipeline.errors import Mistake
+from pipeline.plan.changes import stretches
 from pipeline.plan.estimate import Plan, largest_that, make_plan, record_of
 from pipeline.plan.hardware import DEVICES, USABLE_SHARE, Hardware, hardware_for
 from pipeline.plan.memory import Memory, memory
@@ -175,7 +180,12 @@ def test_batch_warmup_is_planned_in() -> None:
     before, after = plan_named("1b"), plan_named("1b", stage)
     assert after.total_steps == before.total_steps + 25
     assert after.total_tokens == (100 * 384 + (after.total_steps - 100) * 512) * 2048
-    assert "before that 384 for 100 steps" in " ".join(render(after).split())
+    assert table_of(after) == [
+        ["from", "step", "after", "tokens", "global", "batch"],
+        ["1", "0", "384"],
+        ["101", "78.6M", "512"],
+    ]
+    assert table_of(before) == []
     sizes = ("train.global_batch_size=960", "train.micro_batch_size=20", stage.replace("384", "320"))
     assert "train.micro_batch_size=10 fits." in render(plan_named("1b", *sizes, gpu="h100"))  # 12 divides 960 only
 
@@ -193,6 +203,65 @@ def test_gpus_that_share_sequences_divide_activations_and_logits() -> None:
     assert (shared.total_steps, shared.tokens_per_step) == (whole.total_steps, whole.tokens_per_step)
     with pytest.raises(Mistake, match=r"train.sequence_parallel: 4 must divide the 6 ranks"):
         plan_named("7b", "train.sequence_parallel=4", gpus=6)
+
+
+def table_of(plan: Plan) -> list[list[str]]:
+    """What the plan says of changes over the run, line by line; none where nothing changes."""
+    lines = render(plan).splitlines()
+    begin = lines.index("over the run") + 1 if "over the run" in lines else len(lines)
+    return [line.split() for line in itertools.takewhile(bool, lines[begin:])]
+
+
+WEIGHTS = (
+    "data.sources.0.weight=[{start: 0, weight: 0.9}, {start: 0.8, weight: 0.4}]",
+    "data.sources.1.weight=[{start: 0, weight: 0.1}, {start: 0.5, weight: 0}, {start: 0.8, weight: 0.4}]",
+)
+
+
+def test_stages_of_weights_are_planned_to_the_step() -> None:
+    plan = plan_named("1b", *WEIGHTS)
+    total = plan.total_steps
+    assert [one.shares["web"] for one in plan.stretches] == [0.9, 1.0, 0.5]
+    for one, start in zip(plan.stretches, (0, 0.5, 0.8), strict=True):
+        assert abs(one.first_step - 1 - start * total) <= BLOCK / 512  # weights change between two blocks
+    assert table_of(plan)[1:] == [
+        ["1", "0", "512", "web", "90.0%,", "code", "10.0%"],
+        [f"{plan.stretches[1].first_step:,}", "13.0B", "512", "web", "100.0%"],
+        [f"{plan.stretches[2].first_step:,}", "20.8B", "512", "web", "50.0%,", "code", "50.0%"],
+    ]
+
+
+def test_a_stretch_begins_where_the_order_changes(tmp_path: Path) -> None:
+    """From 4 to 8 sequences after 1,001 steps, so that the mix changes in the middle of a step."""
+    manifest = small_corpus(tmp_path / "corpus")
+    path = write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4 * BLOCK // 8, every_steps=10**6))
+    config = load_config(
+        path,
+        [
+            f"train.batch_warmup=[{{global_batch_size: 4, tokens: {1001 * 4 * 64}}}]",
+            "data.sources.0.weight=[{start: 0, weight: 1}, {start: 0.5, weight: 0}]",
+            "data.sources.1.weight=[{start: 0, weight: 0}, {start: 0.5, weight: 1}]",
+        ],
+    )
+    begin, grown, mixed = stretches(config)
+    assert [one.global_batch_size for one in (begin, grown, mixed)] == [4, 8, 8]
+    assert [one.shares for one in (begin, grown, mixed)] == [
+        {"prose": 1.0, "code": 0.0},
+        {"prose": 1.0, "code": 0.0},
+        {"prose": 0.0, "code": 1.0},
+    ]
+    assert (begin.first_step, grown.first_step, grown.first_token) == (1, 1002, 1001 * 4 * 64)
+    order = order_of_config(config, manifest)
+
+    def sources(step: int) -> list[str]:
+        places = config.batches.positions(step - 1)
+        return [manifest.sources[at].name for at in order.locate(np.arange(places.start, places.stop)).source]
+
+    assert sources(1001) == ["prose"] * 4
+    assert sources(1002) == ["prose"] * 8
+    assert sources(mixed.first_step - 1) == ["prose"] * 8
+    assert sources(mixed.first_step) == ["prose"] * 4 + ["code"] * 4
+    assert sources(mixed.first_step + 1) == ["code"] * 8
 
 
 def test_the_record_is_json_with_totals() -> None:
