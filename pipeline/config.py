@@ -435,6 +435,11 @@ def check_zero(config: RunConfig) -> None:
     for key in ("zero_quantized_weights", "zero_quantized_gradients"):
         if getattr(zero, key) and not config.cluster.gpus_per_node:
             raise Mistake(f"train.zero.{key}: its kernels need a GPU, but cluster.gpus_per_node is 0")
+        if getattr(zero, key) and train.batch_warmup:
+            raise Mistake(
+                f"train.zero.{key}: not with train.batch_warmup: gradients of both together were never compared with "
+                "plain ones; choose one of them"
+            )
     if zero.offload_optimizer != "none" and zero.stage == 0:
         raise Mistake("train.zero.offload_optimizer: needs train.zero.stage=1 or more: stage 0 shards nothing")
     if zero.reduce_bucket_size is not None:

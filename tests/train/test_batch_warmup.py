@@ -29,7 +29,7 @@ def test_losses_and_gradients_are_those_of_torch_alone_at_every_stage(tmp_path: 
     assert process.returncode == 0, output
     figures = json.loads(out.read_text())
     expected = figures.pop("torch")
-    assert len(figures) == 4
+    assert {f"stage {stage}" for stage in range(4)} < figures.keys()
     for name, found in figures.items():
         for ours, theirs in zip(found, expected, strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4), name

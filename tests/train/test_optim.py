@@ -117,6 +117,16 @@ def test_offload_and_zero_plus_plus_are_passed_through() -> None:
         (["train.zero.stage=3", "train.zero.zero_quantized_weights=true"], "its kernels need a GPU"),
         (
             [
+                "train.zero.stage=3",
+                "train.zero.zero_quantized_weights=true",
+                "cluster.gpus_per_node=2",
+                "train.precision=bf16",
+                "train.batch_warmup=[{global_batch_size: 4, tokens: 1024}]",
+            ],
+            "train.zero.zero_quantized_weights: not with train.batch_warmup",
+        ),
+        (
+            [
                 "train.optimizer.kind=muon",
                 "train.optimizer.gradient_clipping=0",
                 "train.zero.stage=3",
