@@ -216,14 +216,14 @@ def check_disk_speed(written: int, seconds: Sequence[float], checkpoint_bytes: i
 # --- the network ------------------------------------------------------------------------------------------------------
 
 
-def bus_bandwidth(collective: str, size_bytes: int, seconds: float, world_size: int) -> float:
+def bus_bandwidth(collective: str, size_bytes: int, seconds: float, ranks: int) -> float:
     """Bytes/s that the slowest link carries, whatever the number of ranks: comparable with the hardware's figure.
 
-    nccl-tests, doc/PERFORMANCE.md: size/time × 2(n-1)/n for all-reduce, × (n-1)/n for reduce-scatter and all-gather,
-    where size is that of the whole buffer.
+    nccl-tests, doc/PERFORMANCE.md: size/time × 2(n-1)/n for all-reduce, × (n-1)/n for the others, where size is that of
+    the whole buffer.
     """
     turns = 2 if collective == "all-reduce" else 1
-    return size_bytes / seconds * turns * (world_size - 1) / world_size
+    return size_bytes / seconds * turns * (ranks - 1) / ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +234,8 @@ class Timed:
     size_bytes: int
     seconds: float
     """Of one call, on average."""
+    ranks: int
+    """How many take part."""
 
 
 def step_traffic_s(
@@ -254,6 +256,12 @@ def step_traffic_s(
     return (reductions if stage == 2 else 1) * scatter_s + gather_s
 
 
+def exchange_s(rates: Mapping[str, float], exchanged_bytes: int, peers: int) -> float:
+    """Seconds of a step in which ranks that share sequences exchange heads for positions; those of a group that is no
+    slower than the others."""
+    return exchanged_bytes * (peers - 1) / peers / rates["all-to-all"] if exchanged_bytes else 0.0
+
+
 def check_bandwidth(ranks: Sequence[Sequence[Timed]], traffic: "Traffic | None") -> Check:
     """Bus bandwidth at each size, and whether a step waits for the network longer than it computes."""
     rates = average_rates(ranks)
@@ -266,7 +274,7 @@ def check_bandwidth(ranks: Sequence[Sequence[Timed]], traffic: "Traffic | None")
     }
     if traffic is None:
         return Check(name="bandwidth", result="ok", figure=figure, bound="not known", values=values)
-    moving_s = step_traffic_s(
+    moving_s = exchange_s(best, traffic.exchanged_bytes, traffic.peers) + step_traffic_s(
         best, traffic.stage, traffic.gradient_bytes, traffic.weight_bytes, traffic.reductions, len(ranks)
     )
     result = grade(moving_s, traffic.compute_s)
@@ -277,7 +285,8 @@ def check_bandwidth(ranks: Sequence[Sequence[Timed]], traffic: "Traffic | None")
         bound=f"≤ {_seconds(traffic.compute_s)}, a step's computing as planned",
         advice=""
         if result == "ok"
-        else "see by NCCL_DEBUG=INFO which network it takes; raise train.global_batch_size, or lower train.zero.stage",
+        else "see by NCCL_DEBUG=INFO which network it takes; raise train.global_batch_size, or lower train.zero.stage "
+        "or train.sequence_parallel",
         values=values | {"moving_s": moving_s, "compute_s": traffic.compute_s},
     )
 
@@ -291,6 +300,10 @@ class Traffic:
     weight_bytes: int
     reductions: int
     compute_s: float
+    exchanged_bytes: int = 0
+    """Of whole buffers, its own part included, that a rank exchanges with those that share its sequences."""
+    peers: int = 1
+    """How many share a sequence."""
 
 
 def average_rates(ranks: Sequence[Sequence[Timed]]) -> dict[str, dict[int, float]]:
@@ -299,7 +312,7 @@ def average_rates(ranks: Sequence[Sequence[Timed]]) -> dict[str, dict[int, float
     for calls in zip(*ranks, strict=True):
         seconds = statistics.mean(call.seconds for call in calls)
         first = calls[0]
-        rate = bus_bandwidth(first.collective, first.size_bytes, seconds, len(ranks))
+        rate = bus_bandwidth(first.collective, first.size_bytes, seconds, first.ranks)
         rates.setdefault(first.collective, {})[first.size_bytes] = rate
     return rates
 

@@ -32,6 +32,7 @@ from pipeline.errors import Mistake
 from pipeline.plan.estimate import Plan, make_plan
 from pipeline.plan.hardware import hardware_for
 from pipeline.plan.memory import ELEMENT_BYTES
+from pipeline.plan.traffic import exchanged_bytes
 from pipeline.plan.vocabulary import find_vocabulary
 from pipeline.train.engine import in_world
 from pipeline.train.watchdog import Watchdog
@@ -255,12 +256,15 @@ def traffic_of(patient: Patient) -> Traffic | None:
     if plan is None or not patient.timed:
         return None
     moved = plan.parameters.total * ELEMENT_BYTES[train.precision]
+    shape = (patient.config.model, train.micro_batch_size, plan.sequence_length)
     return Traffic(
         stage=train.zero.stage,
         gradient_bytes=moved,
         weight_bytes=moved,
         reductions=plan.accumulation,
         compute_s=plan.tokens_per_step / plan.tokens_per_s,
+        exchanged_bytes=plan.accumulation * exchanged_bytes(*shape, train.precision, train.sequence_parallel),
+        peers=train.sequence_parallel,
     )
 
 

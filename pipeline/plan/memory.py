@@ -130,7 +130,7 @@ def activation_bytes(
     """What autograd saves of a forward pass but for the logits. Peers have whole rows of tokens, and whole masks."""
     tokens, element = micro_batch_size * sequence_length // peers, ELEMENT_BYTES[precision]
     block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu, peers=peers)
-    again = _blocks_again(model)
+    again = blocks_again(model)
     as_recomputed = block.input + (block.mlp if model.recompute == "attention" else 0)
     blocks = again * as_recomputed + (model.layers - again) * (block.attention + block.mlp)
     norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
@@ -165,7 +165,7 @@ def recomputed_bytes(
     return {"none": 0, "attention": block.attention, "block": whole}[model.recompute]
 
 
-def _blocks_again(model: ModelConfig) -> int:
+def blocks_again(model: ModelConfig) -> int:
     """Blocks of which something is computed again."""
     return {"none": 0, "attention": model.layers, "block": -(-model.layers // model.recompute_every)}[model.recompute]
 

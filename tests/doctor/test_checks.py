@@ -85,10 +85,11 @@ def test_disk_speed_is_held_against_the_time_between_checkpoints() -> None:
 
 
 def test_bus_bandwidth_is_nccl_tests() -> None:
-    """doc/PERFORMANCE.md of nccl-tests: 2(n-1)/n for all-reduce, (n-1)/n for the other two."""
+    """doc/PERFORMANCE.md of nccl-tests: 2(n-1)/n for all-reduce, (n-1)/n for the others."""
     assert checks.bus_bandwidth("all-reduce", 1000, 2.0, 4) == 750.0
     assert checks.bus_bandwidth("reduce-scatter", 1000, 2.0, 4) == 375.0
     assert checks.bus_bandwidth("all-gather", 1000, 2.0, 4) == 375.0
+    assert checks.bus_bandwidth("all-to-all", 1000, 2.0, 2) == 250.0
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_step_moves_what_the_zero_paper_says(stage: int, seconds: float) -> No
 
 def calls(seconds: float) -> list[Timed]:
     names = ("all-reduce", "reduce-scatter", "all-gather")
-    return [Timed(collective=name, size_bytes=1000, seconds=seconds) for name in names]
+    return [Timed(collective=name, size_bytes=1000, seconds=seconds, ranks=2) for name in names]
 
 
 def test_bandwidth_is_held_against_the_computing_of_a_step() -> None:
@@ -115,6 +116,16 @@ def test_bandwidth_is_held_against_the_computing_of_a_step() -> None:
     assert [found(one).result for one in (2.0, 1.0, 0.4)] == ["ok", "warn", "fail"]
     assert found(2.0).values["bus_bytes_per_s"]["all-reduce"] == {"1000": 500.0}, "by the mean of the ranks"
     assert checks.check_bandwidth([calls(1.0), calls(3.0)], None).result == "ok"
+
+
+def test_what_ranks_that_share_sequences_exchange_is_part_of_a_step() -> None:
+    """Four ranks, of which each two are peers: of 3,000 bytes a half goes to the other one, at 250 bytes/s."""
+    exchange = Timed(collective="all-to-all", size_bytes=1000, seconds=2.0, ranks=2)
+    alone = Traffic(stage=0, gradient_bytes=1000, weight_bytes=1000, reductions=1, compute_s=100.0)
+    shared = replace(alone, exchanged_bytes=3000, peers=2)
+    ranks = [[exchange, *calls(1.0)]] * 4
+    moving_s = [checks.check_bandwidth(ranks, traffic).values["moving_s"] for traffic in (alone, shared)]
+    assert moving_s[1] - moving_s[0] == pytest.approx(1500 / 250)
 
 
 def test_the_rank_that_the_others_wait_for_is_named() -> None:

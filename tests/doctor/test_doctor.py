@@ -41,7 +41,9 @@ def test_a_sound_setting_is_green(tmp_path: Path, stage: int, train: dict[str, A
     failed = {check["name"]: check["figure"] for check in record["checks"] if check["result"] != "ok"}
     assert failed.keys() <= TIMED, failed
     assert record["passed"]
-    gradients = next(check["values"] for check in record["checks"] if check["name"] == "gradients")
+    values = {check["name"]: check["values"] for check in record["checks"]}
+    assert ("all-to-all" in values["bandwidth"]["bus_bytes_per_s"]) == ("sequence_parallel" in train)
+    gradients = values["gradients"]
     assert 0 < gradients["worst"] < gradients["bound"] / 4, "what two orders of adding up give, and no more"
     assert not (tmp_path / "ws/runs/small/doctor/checkpoints").exists()
 

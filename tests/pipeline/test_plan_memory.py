@@ -27,6 +27,7 @@ from pipeline.plan.memory import (
     state_bytes,
 )
 from pipeline.plan.shape import count_parameters, flops_per_token
+from pipeline.plan.traffic import exchanged_bytes
 from pipeline.train.checkpoint import read_checkpoint
 from tests.train.small_runs import config_tree, run_ranks, small_corpus, write_config
 
@@ -99,6 +100,24 @@ def test_peers_that_share_sequences_save_their_part(
     assert planned == pytest.approx(measured, rel=0.003)
 
 
+@shapes
+@pytest.mark.parametrize("peers", [2, 4])
+def test_what_peers_exchange_is_what_they_send(model: ModelConfig, peers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward, backward, and forward again where it is computed again."""
+    sent = []
+
+    def send(parts: torch.Tensor, peers: ulysses.Peers) -> torch.Tensor:
+        sent.append(parts.nbytes)
+        return parts.clone()
+
+    monkeypatch.setattr(ulysses, "_all_to_all", send)
+    module = build(model, V, 0, seed=0)
+    module.share_sequences(ulysses.Peers(size=peers))
+    module(some_tokens(), loss=True).total.backward()
+    assert sum(sent) == exchanged_bytes(model, B, T, "fp32", peers)
+    assert exchanged_bytes(model, B, T, "fp32", 1) == 0
+
+
 def saved_bytes(module: Decoder, forward: Callable[[], Any]) -> int:
     """What autograd saves of a forward pass, but for the weights."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -116,16 +135,26 @@ def saved_bytes(module: Decoder, forward: Callable[[], Any]) -> int:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"recompute": "block"}, {"recompute": "block", "loss_chunk_size": 16}, {"loss_chunk_size": 64}],
+    ("options", "peers"),
+    [
+        ({}, 1),
+        ({"recompute": "block"}, 1),
+        ({"recompute": "block", "loss_chunk_size": 16}, 1),
+        ({"loss_chunk_size": 64}, 1),
+        ({}, 2),
+        ({"recompute": "block"}, 2),
+        ({"loss_chunk_size": 64}, 2),
+    ],
     ids=str,
 )
 def test_activations_and_logits_are_the_peak_of_forward_and_backward(
-    options: dict[str, Any], precision: Precision
+    options: dict[str, Any], precision: Precision, peers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of all that the CPU allocator gives out, byte for byte, in a micro-batch that finds its gradients there."""
     model, tokens = replace(SHAPES["grouped-query"], **options), some_tokens()
     module = build(model, V, 0, seed=0).to(DTYPES[precision])
+    monkeypatch.setattr(ulysses, "_all_to_all", lambda parts, peers: parts.contiguous().clone())
+    module.share_sequences(ulysses.Peers(size=peers))
     module(tokens, loss=True).total.backward()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         module(tokens, loss=True).total.backward()
@@ -134,8 +163,9 @@ def test_activations_and_logits_are_the_peak_of_forward_and_backward(
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    beside = max(loss_bytes(model, B, T, V, precision), recomputed_bytes(model, B, T, precision, gpu=False))
-    planned = activation_bytes(model, B, T, precision, gpu=False) + beside
+    again = recomputed_bytes(model, B, T, precision, gpu=False, peers=peers)
+    beside = max(loss_bytes(model, B, T // peers, V, precision), again)
+    planned = activation_bytes(model, B, T, precision, gpu=False, peers=peers) + beside
     assert planned == pytest.approx(peak, rel=0.05)
 
 
