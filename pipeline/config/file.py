@@ -1,0 +1,141 @@
+"""From a YAML file and overrides to a RunConfig, or to one line about what is wrong with them."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.checks import check
+from pipeline.config.tree import RunConfig
+from pipeline.errors import Mistake
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Reads a run's YAML file and applies `section.key=value` overrides. Raises Mistake with one line a user can act
+    on."""
+    import yaml
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise Mistake(
+            f"{path}: no such config file; give the path of a YAML file, for example configs/quickstart.yaml"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path}: cannot be read as a config: {error}") from error
+    except yaml.YAMLError as error:
+        raise Mistake(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise Mistake(f"{path}: a run's config is a mapping with the keys {', '.join(_fields(RunConfig))}")
+    for override in overrides:
+        _override(tree, override)
+    try:
+        config = TypeAdapter(RunConfig).validate_python(tree)
+    except ValidationError as error:
+        raise Mistake(f"{path}: {_first_problem(error.errors())}") from None
+    check(config)
+    return config
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Sets one `section.key=value` in a tree of dicts and lists."""
+    import yaml
+
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise Mistake(f"'{override}' is not of the form section.key=value, for example train.optimizer.lr=3e-4")
+    *parents, last = key.split(".")
+    node: Any = tree
+    for parent in parents:
+        if isinstance(node, list):
+            node = node[_index(node, parent, key)]
+            continue
+        if node.get(parent) is None:
+            node[parent] = {}
+        node = node[parent]
+        if not isinstance(node, dict | list):
+            raise Mistake(f"{key}: '{parent}' holds {node!r}, which has no keys of its own")
+    value = yaml.safe_load(text)
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    else:
+        node[last] = value
+
+
+def _index(items: list[Any], text: str, key: str) -> int:
+    if not text.isdigit() or int(text) >= len(items):
+        raise Mistake(f"{key}: '{text}' is not a place in a list of {len(items)} (the first is 0)")
+    return int(text)
+
+
+UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
+"""What pydantic calls it."""
+
+
+def _first_problem(errors: Sequence[Any]) -> str:
+    """One line about pydantic's first complaint: the key, what is wrong, and the nearest key where one is unknown.
+
+    About a value that may have one of several types it complains once for each: the complaint that goes deepest is that
+    of the type that was meant.
+    """
+    first = _keys(errors[0]["loc"])
+    same = (one for one in errors if _keys(one["loc"])[: len(first)] == first)
+    error = max(same, key=lambda one: (len(one["loc"]), one["type"] in UNKNOWN_KEY))
+    location = _keys(error["loc"])
+    key = ".".join(location)
+    if error["type"] in UNKNOWN_KEY:
+        known = _known_keys(RunConfig, location[:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{key}: missing; add it"
+    return f"{key}: {error['msg']}, but the value is {error['input']!r}"
+
+
+def _fields(cls: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(cls)]
+
+
+def _known_keys(cls: type, location: Sequence[str]) -> list[str]:
+    """The keys that the dataclass at a place in the tree has."""
+    node: Any = cls
+    for part in location:
+        node = node if part.isdigit() else typing.get_type_hints(node)[part]
+        node = _dataclass_inside(node)
+    return _fields(node)
+
+
+def _keys(location: Sequence[str | int]) -> list[str]:
+    """Where a value stands in the tree: pydantic's location without the types that it names behind the key of a value
+    that may have several."""
+    keys: list[str] = []
+    node: Any = RunConfig
+    several = False
+    for part in map(str, location):
+        if several:
+            several = False
+            continue
+        keys.append(part)
+        if not part.isdigit() and dataclasses.is_dataclass(node) and part in typing.get_type_hints(node):
+            hint = typing.get_type_hints(node)[part]
+            several = len([one for one in _arms(hint) if one is not types.NoneType]) > 1
+            node = _dataclass_inside(hint)
+    return keys
+
+
+def _arms(hint: Any) -> tuple[Any, ...]:
+    """The types that a value may have."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _dataclass_inside(hint: Any) -> Any:
+    """`tuple[Source, ...]` -> Source, `Promote | None` -> Promote; the hint itself if there is none."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    inside = (_dataclass_inside(part) for part in typing.get_args(hint))
+    return next((part for part in inside if dataclasses.is_dataclass(part)), hint)
