@@ -101,7 +101,8 @@ class StopNotice:
         self._hear(signal.Signals(number).name)
 
     def _watch(self) -> None:
-        """The thread. While the main one is in a long call of C (a collective, a compilation), it alone hears."""
+        """The thread. While the main one is in a long call of C (a collective, a compilation), it alone hears. A call
+        that keeps the interpreter to itself keeps it from this thread too."""
         while (number := self._next_signal()) != _END[0]:
             if number in NOTICE_SIGNALS:
                 self._hear(signal.Signals(number).name)

@@ -145,6 +145,7 @@ def stop(config: RunConfig, job: JobRecord | None, launcher: Launcher) -> None:
                 f"run {config.name}: no longer watched; job {job.id} goes on. End it with: headrace cancel CONFIG"
             )
         launcher.cancel(job)
+        print(f"headrace: run {config.name}: told to stop; its training saves first", file=sys.stderr, flush=True)
         while launcher.state(job).is_alive:
             time.sleep(POLL_S)
     raise StoppedOnNotice(f"run {config.name}: stopped on notice; run it again to resume")

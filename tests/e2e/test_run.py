@@ -1,6 +1,7 @@
 """`headrace run`, whole and killed: nothing is lost, nothing that was finished is done twice."""
 
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.monitor.journal import read_journal, unbroken
+from pipeline.train.checkpoint import steps_saved
 from tests.e2e.whole_runs import STEPS, config, headrace, start, text
 
 
@@ -130,6 +132,27 @@ def test_killed_wherever_it_stands_it_goes_on(tmp_path: Path, whole: Path) -> No
     }
     assert headrace("verify", path)["verified"]
     assert not headrace("run", path)["worked"]
+
+
+@pytest.mark.slow
+def test_told_to_stop_it_lets_training_save_first(tmp_path: Path) -> None:
+    text(tmp_path / "text")
+    path = config(tmp_path)
+    run = run_folder(path)
+    process = start("run", path, "train.tokens=5120000")  # far more than it will come to
+    while len(unbroken(read_journal(run / "metrics.jsonl"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "headrace: run whole: told to stop; its training saves first\n" in said
+    assert said.splitlines()[-1] == "headrace: run whole: stopped on notice; run it again to resume"
+    lines = read_journal(run / "metrics.jsonl")
+    told, notice = (line for line in lines if line["kind"] in ("told", "notice"))
+    assert lines[-1] == notice
+    assert told["heard_at"] <= notice["time"]
+    assert notice["step"] == max(steps_saved(run / "checkpoints"))
 
 
 def kill_when(ready: Callable[[], bool], path: Path) -> None:
