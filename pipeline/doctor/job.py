@@ -43,7 +43,7 @@ def examine(config: RunConfig, workspace: Workspace, words: Sequence[str], timeo
         return read_record(Report, folder.path / REPORT_NAME)
     except FileNotFoundError:
         kind = Mistake if load_exit(job) == Mistake.exit_code else PipelineError
-        raise kind(f"the ranks left no report; {last_words(folder)}") from None
+        raise kind(f"the ranks left no report: {last_words(folder)}") from None
 
 
 def relay(launcher: Launcher, job: JobRecord) -> None:

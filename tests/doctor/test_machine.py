@@ -61,6 +61,6 @@ def test_ranks_that_leave_no_report_are_quoted(
     monkeypatch.setattr(job, "launcher_for", lambda cluster: Launcher())
     monkeypatch.setattr(job, "relay", said)
     monkeypatch.setattr(job, "load_exit", lambda record: code)
-    with pytest.raises(error, match="left no report; headrace: what is wrong") as caught:
+    with pytest.raises(error, match="left no report: what is wrong") as caught:
         job.examine(config, workspace, (), 300)
     assert caught.value.exit_code == (2 if code == 2 else 3)
