@@ -39,6 +39,7 @@ MOST_AHEAD = 3
 """Shards of each source fetched before the one in use is through. One takes minutes to read and seconds to fetch."""
 POLL_S = 0.05
 """How often to look whether somebody else has fetched a shard, or made room for it."""
+LOCK_NAME = "lock"
 OURS = re.compile(rf"({re.escape(TEMPORARY_PREFIX)})?[0-9a-f]{{64}}\.tar")
 """Nothing else in the folder is counted or removed."""
 
@@ -58,11 +59,12 @@ def default_folder() -> Path:
 class ShardCache:
     """`url` is the folder that holds the shards. The cache folder best lies on a disk of the machine's own.
 
-    Raises Mistake as `check_budget`.
+    Raises Mistake as `check_budget`, or if the folder cannot be written to.
     """
 
     def __init__(self, url: str, folder: Path, budget_bytes: int, manifest: Manifest, order: Order) -> None:
         check_budget(budget_bytes, manifest)
+        check_writable(folder)
         self._url, self._folder, self._budget_bytes = url.rstrip("/"), folder, budget_bytes
         self._manifest, self._order = manifest, order
         self._records = [manifest.source_shards(source.name) for source in manifest.sources]
@@ -134,13 +136,17 @@ class ShardCache:
     @contextmanager
     def _deciding(self) -> Iterator[None]:
         """One at a time, of all processes, decides what is held, evicted and fetched; nobody fetches meanwhile."""
-        with locked(self._folder / "lock"):
+        with locked(self._folder / LOCK_NAME):
             yield
 
     def _held(self, shard: ShardRecord) -> BinaryIO | None:
+        """None too if the file is not as long as it was when it was named: something else has been at it since."""
         try:
             file = self._path(shard).open("rb")
         except FileNotFoundError:
+            return None
+        if os.fstat(file.fileno()).st_size != shard.size_bytes:
+            _drop(self._path(shard), file)
             return None
         fcntl.flock(file, fcntl.LOCK_SH)
         os.utime(file.fileno())  # the youngest
@@ -233,6 +239,18 @@ def check_budget(budget_bytes: int, manifest: Manifest) -> None:
             f"data.cache_bytes: {budget_bytes} cannot hold one shard of {largest} bytes; "
             f"{2 * len(manifest.sources) * largest} hold two of each source, so that none is waited for"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a cache folder. Raises Mistake if it cannot be used."""
+    try:
+        with locked(folder / LOCK_NAME):
+            pass
+    except OSError as error:
+        raise Mistake(
+            f"data.cache_folder: {folder} cannot be written to ({one_line(error)}); choose a folder of your own on a "
+            "disk of each machine"
+        ) from error
 
 
 def _taken(file: BinaryIO) -> bool:

@@ -202,6 +202,28 @@ def test_what_a_killed_process_left_is_fetched_anew(corpus: CORPUS, stored: str,
     assert names(tmp_path, corpus[1]) == {a.name}, "the other one made room: it is nobody's"
 
 
+@pytest.mark.parametrize("size", [0, 700])
+def test_a_file_of_another_length_than_it_had_is_fetched_anew(
+    corpus: CORPUS, stored: str, tmp_path: Path, size: int
+) -> None:
+    """After a crash of the machine, or by whoever cleans its disk."""
+    shard, one = corpus[1].shards[0], cache(stored, tmp_path, corpus)
+    path = tmp_path / f"{shard.sha256}.tar"
+    for _ in range(2):
+        with one.opened(shard) as tokens:
+            assert len(tokens) == shard.num_sequences
+        assert sha256_file(path) == shard.sha256
+        os.truncate(path, size)
+
+
+def test_a_folder_that_cannot_be_used_is_one_line(corpus: CORPUS, stored: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "taken/lock").mkdir(parents=True)
+    for folder in (tmp_path / "file/below", tmp_path / "file", tmp_path / "taken", Path("/proc/headrace")):
+        with pytest.raises(Mistake, match=rf"data.cache_folder: {folder} cannot be written to \(.*\); choose"):
+            cache(stored, folder, corpus)
+
+
 def test_a_file_of_somebody_else_is_left_alone(corpus: CORPUS, stored: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tar").write_bytes(b"x" * 10 * largest(corpus[1]))
     with cache(stored, tmp_path, corpus, shards=1).opened(corpus[1].shards[0]):
