@@ -52,13 +52,7 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
         if write:
             pin(config, run, corpus, manifest)
         return corpus, manifest
-    if state.config_digest != config.digest:
-        # Through JSON, as the state went: tuples and lists are the same there.
-        changes = changed_keys(state.weight_shaping, weight_shaping(config))
-        raise Mistake(
-            f"run {config.name} began with another config ({'; '.join(changes)}); "
-            "put it back, or give this one another name"
-        )
+    check_config(config, state)
     corpus = workspace.corpora / state.corpus
     try:
         manifest = read_manifest(corpus)
@@ -69,6 +63,17 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
     if manifest.digest != state.manifest_digest:
         raise Mistake(f"{corpus} has changed since run {config.name} began; give this run another name")
     return corpus, manifest
+
+
+def check_config(config: RunConfig, state: RunState) -> None:
+    """Raises Mistake if the config has changed since the run began in a way that would change the weights."""
+    if state.config_digest != config.digest:
+        # Through JSON, as the state went: tuples and lists are the same there.
+        changes = changed_keys(state.weight_shaping, weight_shaping(config))
+        raise Mistake(
+            f"run {config.name} began with another config ({'; '.join(changes)}); "
+            "put it back, or give this one another name"
+        )
 
 
 def pin(config: RunConfig, run: RunFolder, corpus: Path, manifest: Manifest) -> None:

@@ -43,7 +43,7 @@ from pipeline.notice import unless_told
 from pipeline.observe import observe
 from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
-from pipeline.runs import read_state, run_id
+from pipeline.runs import check_config, read_state, run_id
 from pipeline.train.stored import remove_stored
 from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
 
@@ -65,6 +65,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
         folder.stop.unlink(missing_ok=True)  # it was meant for an earlier start
         notice.watch(folder.stop)
         bring_pins(config, workspace)
+        if (pinned := read_state(folder)) is not None:
+            check_config(config, pinned)  # or a run that is trained would seem to be done
         ours = _living_job(config, folder)
         evaluation, patience = Evaluation(command), Patience(config.name)
         worked = False

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.files import write_record
+from pipeline.config import load_config, weight_shaping
+from pipeline.runs import RunState
+from pipeline.workspace import Workspace
 from tests.e2e.whole_runs import config, headrace, text
 
 HEAVY = {"torch", "deepspeed", "ray", "pyarrow", "wandb"}
@@ -57,6 +61,23 @@ def test_mistakes_end_in_one_line_and_exit_code_2(tmp_path: Path, override: str,
     assert error.startswith("headrace: ")
     assert error.count("\n") == 1
     assert all(word in error for word in words), error
+
+
+def test_run_with_another_config_than_the_run_began_with_is_a_mistake(tmp_path: Path) -> None:
+    """Not nothing to do, where the run is trained."""
+    path = config(tmp_path)
+    workspace, begun = Workspace(path=tmp_path / "workspace"), load_config(path)
+    pins = RunState(
+        run="whole",
+        config_digest=begun.digest,
+        weight_shaping=weight_shaping(begun),
+        corpus="whole-0123456789abcdef",
+        manifest_digest="",
+    )
+    write_record(workspace.run("whole").state, pins)
+    code, error = failing("run", path, "train.optimizer.lr=1")
+    assert (code, error.count("\n")) == (2, 1), error
+    assert "run whole began with another config (train.optimizer.lr: " in error
 
 
 def test_json_errors_are_records_too(tmp_path: Path) -> None:
