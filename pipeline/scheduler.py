@@ -44,7 +44,10 @@ from pipeline.observe import observe
 from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
 from pipeline.runs import check_config, read_state, run_id
-from pipeline.train.stored import remove_stored
+from pipeline.train.checkpoint import steps_saved
+from pipeline.train.stored import remove_stored, uploaded_steps
+from pipeline.train.upload import upload_checkpoint
+from pipeline.train.writer import take_over
 from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
 
 UNSEEN_S = 600.0
@@ -112,9 +115,19 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
             raise PipelineError(
                 f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry"
             )
+        worked = store_last(config, folder) or worked
         if worked:
             send_to_wandb(config, folder)
         return worked
+
+
+def store_last(config: RunConfig, folder: RunFolder) -> bool:
+    """Stores the checkpoint that a run ended with, if training could not: no later start of it would. Gives whether
+    there was anything to store. Raises DataError if the store stays away."""
+    remote, saved = remote_run(config), steps_saved(folder.checkpoints)
+    if remote is None or not saved or saved[-1] in uploaded_steps(folder, remote):
+        return False
+    return upload_checkpoint(folder, remote, saved[-1], writer=take_over(remote)) is not None
 
 
 def send_to_wandb(config: RunConfig, folder: RunFolder) -> None:

@@ -33,6 +33,7 @@ from pipeline.train.stored import (
     remove_stored,
     upload_note,
 )
+from pipeline.train.writer import Writer, check_writer, take_over
 from pipeline.workspace import RunFolder
 
 POLL_S = 0.1
@@ -46,12 +47,14 @@ def upload_checkpoint(
     step: int,
     wanted: Callable[[], bool] = lambda: True,
     settling: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    writer: Writer | None = None,
 ) -> Checkpoint | None:
     """Stores a checkpoint, its record last. Gives None if it is there already, or if it is no longer `wanted`, which is
     asked before each file, before the record and, while `settling` is held, before the note that it is stored: a
     rollback that came while the record was sent must not have its doubt written over. `remote` is the run's folder.
 
-    Raises DataError if the store stays away, Mistake as `check_pins`: two runs of a name may have begun at once.
+    Raises DataError if the store stays away, Mistake as `check_pins`: two runs of a name may have begun at once, and
+    PipelineError if another job than `writer` stores this one by now.
     """
     check_pins(run, remote)
     there = remote_checkpoint(remote, step)
@@ -60,12 +63,15 @@ def upload_checkpoint(
         note = upload_note(run, remote, step)
         if there.read(RECORD_NAME) == record and (note is None or note.done):
             return None
+        check_writer(remote, writer)
         note_upload(run, remote, step, done=False)
         there.remove(RECORD_NAME)  # that of a rewound checkpoint, or of a damaged one: its files change now
         for name in sorted(checkpoint.files):
+            check_writer(remote, writer)
             if not wanted():
                 return None
             there.put(name, folder / name)
+        check_writer(remote, writer)
         copy_run(run, remote)
         if not wanted():
             return None
@@ -122,6 +128,7 @@ class Uploader:
         self._next: int | None = None
         self._passed: list[int] = []
         self._now: int | None = None
+        self._writer: Writer | None = None
         self._resumed = self._closing = self._giving_up = False
         self._outcomes: SimpleQueue[dict[str, Any]] = SimpleQueue()
         # No pool: the interpreter would wait for its threads at the end, whatever the grace.
@@ -191,6 +198,7 @@ class Uploader:
                 passed, self._passed = self._passed, []
                 resumed, self._resumed = self._resumed, False
             try:
+                self._claim()
                 if resumed:
                     self._tidy()
                     resumed = False
@@ -203,12 +211,26 @@ class Uploader:
                 with self._changed:
                     self._resumed = self._resumed or resumed
 
+    def _claim(self) -> None:
+        """Before anything is changed at the remote. Raises as `take_over` the first time, as `check_writer` later."""
+        check_pins(self._run, self._remote)
+        if self._writer is None:
+            self._writer = take_over(self._remote)
+        check_writer(self._remote, self._writer)
+
     def _upload(self, step: int, passed: list[int]) -> None:
         began = time.perf_counter()
         if not self._run.checkpoint(step).exists():  # pruned while it waited
             return
         try:
-            stored = upload_checkpoint(self._run, self._remote, step, lambda: self._wanted(step), self._changed)
+            stored = upload_checkpoint(
+                self._run,
+                self._remote,
+                step,
+                wanted=lambda: self._wanted(step),
+                settling=self._changed,
+                writer=self._writer,
+            )
         except (DataError, PipelineError, OSError):
             if self._wanted(step):
                 raise

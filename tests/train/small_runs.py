@@ -66,13 +66,13 @@ def sentences(prefix: str, count: int) -> list[tuple[str, str]]:
     return [(f"{prefix}{i}", " ".join(generator.choices(WORDS, k=generator.randint(5, 120)))) for i in range(count)]
 
 
-def small_corpus(folder: Path) -> Manifest:
+def small_corpus(folder: Path, sequences_per_shard: int = 64) -> Manifest:
     return write_small_corpus(
         folder,
         {"prose": sentences("prose", 120), "code": sentences("code", 60)},
         heldout={"prose": sentences("held-prose", 9), "code": sentences("held-code", 5)},
         sequence_length=64,
-        sequences_per_shard=64,
+        sequences_per_shard=sequences_per_shard,
     )
 
 

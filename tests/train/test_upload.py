@@ -3,15 +3,17 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import DataError
 from data_prep.files import read_record
+from pipeline.config import load_config
 from pipeline.errors import PipelineError, StoppedOnNotice
 from pipeline.remote import RemoteFolder
-from pipeline.scheduler import prune
+from pipeline.scheduler import prune, store_last
 from pipeline.train import stored
 from pipeline.train.checkpoint import RECORD_NAME, Newest, verify_checkpoint
 from pipeline.train.stored import (
@@ -25,8 +27,10 @@ from pipeline.train.stored import (
 )
 from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.upload import Uploader, upload_checkpoint
+from pipeline.train.writer import take_over
 from pipeline.workspace import RunFolder
 from tests.stores import Outage, files_at, memory_store, tree
+from tests.train.small_runs import config_tree, write_config
 from tests.train.stored_runs import NAMES, Said, begun, run_at, save
 
 
@@ -65,6 +69,7 @@ def test_a_checkpoint_is_stored_with_what_a_resume_elsewhere_needs(run: RunFolde
     with Uploader(run, remote, said, grace_s=60) as uploader:
         uploader.heard("checkpoint", {"step": 4})
     there = files_at(remote)
+    assert b"since" in there.pop("writer.json")
     assert {name.removeprefix("checkpoints/step-00000004/") for name in there if "/" in name} == {*NAMES, RECORD_NAME}
     for name, data in there.items():
         assert data == (run.path / name).read_bytes()
@@ -241,6 +246,32 @@ def test_notes_that_another_process_removes_meanwhile_are_none(
     assert uploaded_steps(run, remote) == frozenset()
 
 
+def test_of_two_jobs_of_one_run_the_one_that_started_last_stores(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On two machines that do not see each other's locks; the first is in the middle of an upload."""
+    other, said, said_there, gate = run_at(tmp_path / "other"), Said(), Said(), Gate(monkeypatch)
+    for step in (4, 12):
+        save(run, step, "here")
+    save(other, 8, "there")
+    with Uploader(run, remote, said, grace_s=60) as uploader:
+        uploader.heard("checkpoint", {"step": 4})
+        assert gate.reached.wait(60)
+        take_over(remote)  # as the other one's thread does first
+        gate.opened.set()
+        while not said and uploader._thread.is_alive():
+            uploader.heard("step", {"step": 5})
+        with Uploader(other, remote, said_there, grace_s=60) as second:
+            second.heard("checkpoint", {"step": 8})
+        uploader.heard("checkpoint", {"step": 12})
+    assert [line["step"] for line in said_there] == [8]
+    assert [remote_digest(remote, step) is not None for step in (4, 8, 12)] == [False, True, False]
+    for step in (4, 12):
+        [problem] = [line["problem"] for line in said if line["step"] == step]
+        assert "has stored this run's checkpoints since 2" in problem
+    assert remote_steps(remote) == [8, 4]
+
+
 def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
     run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +344,23 @@ def test_the_end_waits_for_the_newest_and_takes_the_journals_last_lines(run: Run
         uploader.heard("checkpoint", {"step": 8})
     assert remote_steps(remote) == [8, 4]
     assert len(said) == 2
+
+
+def test_a_last_checkpoint_that_training_could_not_store_is_stored_by_the_next_headrace_run(
+    run: RunFolder, remote: RemoteFolder, tmp_path: Path
+) -> None:
+    """Training is not started again for it."""
+    tree = config_tree(tmp_path / "first", steps=4, every_steps=2)
+    config = load_config(write_config(tmp_path / "run.yaml", {**tree, "remote": remote.url}))
+    there = remote.at("runs/small")
+    assert not store_last(config, run)
+    for step in (2, 4):
+        save(run, step)
+    upload_checkpoint(run, there, 2)
+    assert store_last(config, run)
+    assert remote_digest(there, 4) is not None
+    assert not store_last(config, run)
+    assert not store_last(replace(config, remote=None), run)
 
 
 @pytest.mark.parametrize("how", ["notice", "error", "late notice"])
