@@ -20,7 +20,7 @@ from data_prep.verify import covered
 from pipeline.config import RunConfig, changed_keys
 from pipeline.errors import Mistake
 from pipeline.locks import locked
-from pipeline.remote import Damaged, RemoteFolder, plain_path
+from pipeline.remote import STORE_AGAIN, Damaged, RemoteFolder, plain_path
 from pipeline.runs import RunState, read_state
 from pipeline.workspace import STATE_NAME, RunFolder, Workspace
 
@@ -115,7 +115,11 @@ def bring_corpus(
     if not is_here(folder, shards=shards):
         with locked(workspace.corpora / f".fetching-{folder.name}.lock"):  # each rank asks; the first one fetches it
             if not is_here(folder, shards=shards):
-                fetch_corpus(remote.at(f"corpora/{folder.name}"), folder, moved, shards=shards)
+                pinned = state.manifest_digest if state is not None else None
+                try:
+                    fetch_corpus(remote.at(f"corpora/{folder.name}"), folder, moved, pinned, shards=shards)
+                except Damaged as error:
+                    raise Damaged(f"{error}; {STORE_AGAIN}") from error
     return folder if is_here(folder, shards=shards) else None
 
 
@@ -129,8 +133,22 @@ def lacks_shards(corpus: Path) -> bool:
     return next((corpus / "shards").glob(f"*{SHARD_SUFFIX}"), None) is None
 
 
-def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved, *, shards: bool = True) -> None:
-    """Brings a corpus here, if it is there; what an interrupted call has brought is not asked for again."""
+def check_shards(config: RunConfig, corpus: Path) -> None:
+    """Raises Mistake if the corpus has no shards here, and the config names no place to read them from."""
+    if lacks_shards(corpus) and (config.remote is None or config.data.cache_bytes is None):
+        raise Mistake(
+            f"{corpus} was fetched without its shards, for a run with data.cache_bytes; give remote and "
+            "data.cache_bytes again, or remove this folder and run headrace prep"
+        )
+
+
+def fetch_corpus(
+    remote: RemoteFolder, folder: Path, moved: Moved, manifest_digest: str | None = None, *, shards: bool = True
+) -> None:
+    """Brings a corpus here, if it is there; what an interrupted call has brought is not asked for again.
+
+    Raises Damaged, also if its manifest is not the one that a run has pinned.
+    """
     data = remote.read(MANIFEST_NAME)
     if data is None:
         return
@@ -140,6 +158,8 @@ def fetch_corpus(remote: RemoteFolder, folder: Path, moved: Moved, *, shards: bo
         record = read_manifest_record(coming)
     except ValueError as error:
         raise Damaged(f"{remote.url}/{MANIFEST_NAME}: {error}") from error
+    if manifest_digest not in (None, record.digest):
+        raise Damaged(f"{remote.url}/{MANIFEST_NAME} is not that of the corpus that the run began with")
     remote.fetch(SHARDS_NAME, coming / SHARDS_NAME, record.shards_sha256)
     files = [
         (path.relative_to(coming).as_posix(), sha256)

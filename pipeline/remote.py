@@ -17,6 +17,8 @@ from data_prep.remote import ShortAnswer, asked, one_line, store_of
 from pipeline.errors import Mistake, PipelineError
 
 Answer = TypeVar("Answer")
+STORE_AGAIN = "remove the corpus's folder there, and run headrace prep where it is whole"
+"""What mends a damaged corpus in a store: files that are as long as they should be are not sent again."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 

@@ -32,6 +32,7 @@ from pipeline.data.corpus_shards import open_as_recorded
 from pipeline.data.order import Order
 from pipeline.errors import Mistake
 from pipeline.locks import locked
+from pipeline.remote import STORE_AGAIN
 
 RANGE_BYTES = 8 << 20
 """Asked of the store at a time: what is lost, and asked for again, when an answer is cut short."""
@@ -219,7 +220,7 @@ class ShardCache:
             try:
                 data = asked(url, answer)
             except OSError as error:
-                raise DataError(f"{url} cannot be read: {one_line(error)}; upload the corpus again") from error
+                raise DataError(f"{url} cannot be read: {one_line(error)}; {STORE_AGAIN}") from error
             digest.update(data)
             file.write(data)
         file.flush()
@@ -227,7 +228,7 @@ class ShardCache:
         if digest.hexdigest() != shard.sha256:
             raise DataError(
                 f"{url}: sha256 is {digest.hexdigest()[:16]}…, not {shard.sha256[:16]}… as the manifest records; "
-                "upload the corpus again"
+                f"{STORE_AGAIN}"
             )
 
 

@@ -28,7 +28,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
 from pipeline.data.shard_cache import ShardCache, check_budget, default_folder
 from pipeline.data.trace import document_ids
-from pipeline.durable import lacks_shards, remote_of, remote_run
+from pipeline.durable import check_shards, lacks_shards, remote_of, remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import build
 from pipeline.notice import unless_told
@@ -61,6 +61,7 @@ def train(
 ) -> None:
     """Trains a run to its last step, from its newest good checkpoint. Raises StoppedOnNotice after a save if asked to
     stop, PipelineError if the guard has rolled back too often."""
+    check_shards(config, corpus)
     if config.data.cache_bytes is not None:
         check_budget(config.data.cache_bytes, manifest)
     with watchdog_of(config, tell) as watchdog, in_world(world):

@@ -11,7 +11,7 @@ from data_prep.errors import DataError
 from data_prep.files import write_record
 from data_prep.manifest import MANIFEST_NAME, read_manifest, record_of, sealed
 from pipeline.config import RunConfig, load_config
-from pipeline.durable import bring_corpus, bring_pins, lacks_shards, remote_run, upload_corpus
+from pipeline.durable import bring_corpus, bring_pins, check_shards, lacks_shards, remote_run, upload_corpus
 from pipeline.errors import Mistake, StoppedOnNotice
 from pipeline.notice import unless_told
 from pipeline.remote import Damaged, RemoteFolder
@@ -148,12 +148,15 @@ def test_a_damaged_file_of_a_stored_corpus_is_named_and_the_corpus_does_not_exis
     config, workspace = opened(remote, tmp_path / "second")
     bring_pins(config, workspace)
     harm(there, name, how)
-    with pytest.raises(Damaged, match=f"{there.url}/{name} "):
+    with pytest.raises(
+        Damaged, match=f"{there.url}/{name} .*; remove the corpus's folder there, and run headrace prep"
+    ):
         bring_corpus(config, workspace)
     with pytest.raises(Mistake, match="is gone, and run small trains on it"):
         begin(config, workspace)
-    there.put(name, begun.corpora / CORPUS / name)
-    assert bring_corpus(config, workspace) is not None, "once it is mended"
+    there.remove_all()
+    upload_corpus(begun.corpora / CORPUS, there)
+    assert bring_corpus(config, workspace) is not None, "once it is mended as the message says"
     assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
 
 
@@ -171,6 +174,38 @@ def test_a_notice_while_a_corpus_is_fetched_is_obeyed_between_its_files(
     assert bring_corpus(config, workspace, unless_told(StopNotice({}), "its corpus was fetched")) is not None
 
 
+def test_another_corpus_under_the_name_of_the_pinned_one_is_not_brought(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    """It would be whole, and the run refuse it each time."""
+    there = store(remote, begun)
+    other = tmp_path / "other" / CORPUS
+    small_corpus(other, sequences_per_shard=32)
+    there.remove_all()
+    upload_corpus(other, there)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    with pytest.raises(Damaged, match=r"manifest\.json is not that of the corpus that the run began with"):
+        bring_corpus(config, workspace)
+    assert not (workspace.corpora / CORPUS).exists()
+
+
+def test_a_corpus_without_its_shards_is_no_corpus_without_a_cache(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    store(remote, begun)
+    config, workspace = opened(remote, tmp_path / "second")
+    bring_pins(config, workspace)
+    caching = replace(config, data=replace(config.data, cache_bytes=1_000_000))
+    folder = bring_corpus(caching, workspace)
+    assert folder is not None
+    check_shards(caching, folder)
+    check_shards(replace(caching, remote=None, data=config.data), begun.corpora / CORPUS)
+    for changed in (config, replace(config, remote=None)):
+        with pytest.raises(Mistake, match=r"was fetched without its shards.*give remote and data\.cache_bytes again"):
+            check_shards(changed, folder)
+
+
 def test_a_manifest_that_names_files_outside_brings_none(
     remote: RemoteFolder, begun: Workspace, tmp_path: Path
 ) -> None:
@@ -181,6 +216,10 @@ def test_a_manifest_that_names_files_outside_brings_none(
     evil = sealed(replace(manifest, heldout=(first,)))
     write_record(tmp_path / "evil.json", record_of(evil))
     there.put(MANIFEST_NAME, tmp_path / "evil.json")
+    state = read_state(begun.run("small"))
+    assert state is not None
+    write_record(tmp_path / "state.json", replace(state, manifest_digest=evil.digest))
+    remote.at("runs/small").put("state.json", tmp_path / "state.json")
     config, workspace = opened(remote, tmp_path / "second")
     bring_pins(config, workspace)
     with pytest.raises(Damaged, match="no name that headrace gives"):

@@ -244,7 +244,7 @@ def test_other_bytes_than_recorded_are_named_and_not_kept(corpus: CORPUS, stored
     assert names(tmp_path, corpus[1]) == set()
     store.rm(path)
     with (
-        pytest.raises(DataError, match=rf"{shard.name}.*cannot be read.*upload the corpus again"),
+        pytest.raises(DataError, match=rf"{shard.name}.*cannot be read.*remove the corpus's folder there"),
         cache(stored, tmp_path, corpus).opened(shard),
     ):
         pass
