@@ -55,10 +55,10 @@ def attend_together(query_BHtC: Tensor, key_BKtC: Tensor, value_BKtC: Tensor, ma
         times = peers.size // key_BKtC.shape[1]
         key_BKtC, value_BKtC = (one.repeat_interleave(times, dim=1) for one in (key_BKtC, value_BKtC))
     B, _, t, C = query_BHtC.shape
-    to_peers = [one.view(B, peers.size, -1, t, C) for one in (query_BHtC, key_BKtC, value_BKtC)]
-    slices_NBhtC = exchanged(torch.cat(to_peers, dim=2).movedim(1, 0), peers)
+    by_peer = [one.view(B, peers.size, -1, t, C).movedim(1, 0) for one in (query_BHtC, key_BKtC, value_BKtC)]
+    slices_NBhtC = exchanged(torch.cat(by_peer, dim=2), peers)
     together_BhTC = slices_NBhtC.movedim(0, 2).flatten(2, 3)
-    query_BhTC, key_BkTC, value_BkTC = torch.split(together_BhTC, [one.shape[2] for one in to_peers], dim=1)
+    query_BhTC, key_BkTC, value_BkTC = torch.split(together_BhTC, [one.shape[2] for one in by_peer], dim=1)
     out_BhTC = attend(query_BhTC, key_BkTC, value_BkTC, mask_of_T)
     heads_NBhtC = exchanged(out_BhTC.view(B, -1, peers.size, t, C).movedim(2, 0), peers)
     # Laid down as the next layer reads it: position by position.

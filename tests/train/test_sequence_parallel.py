@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.monitor.journal import read_journal
 from pipeline.train.checkpoint import steps_saved
-from tests.train.shared_sequences import STEPS, WAYS
+from tests.train.shared_sequences import SIZES, WAYS
 from tests.train.small_runs import config_tree, run_ranks, small_corpus, start_script, write_config
 from tests.train.test_elastic import digest_of, is_the_run, reload, resumed
 
@@ -34,12 +34,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 def test_losses_and_gradient_norms_are_those_of_one_rank(
     alone: Figures, tmp_path: Path, ranks: int, peers: int
 ) -> None:
-    """Of several steps, at every stage. Norms too, for AdamW would hide a gradient that is off by a constant factor."""
+    """Of several steps of two sizes, at every stage. Norms too, for AdamW would hide a gradient that is off by a constant factor."""
     shared = figures_of(tmp_path, ranks=ranks, peers=peers)
-    assert shared.keys() == alone.keys() == {f"{precision}, stage {stage}" for stage, precision in WAYS}
+    assert shared.keys() == alone.keys() == WAYS.keys()
     for way, steps in shared.items():
-        loss_bound, norm_bound = (1e-6, 1e-5) if way.startswith("fp32") else (2e-3, 1e-2)
-        assert len(steps) == STEPS
+        loss_bound, norm_bound = (1e-6, 1e-5) if way.startswith("fp32") else (2e-3, 3e-2)
+        assert len(steps) == len(SIZES)
         for (*losses, norm), (*expected, expected_norm) in zip(steps, alone[way], strict=True):
             assert losses == pytest.approx(expected, rel=loss_bound), way
             assert norm == pytest.approx(expected_norm, rel=norm_bound), way
