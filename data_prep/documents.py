@@ -25,7 +25,7 @@ from data_prep.config import SourceConfig
 from data_prep.errors import DataMistake
 from data_prep.fetch import RangeFile, read_chunks, reading
 from data_prep.inputs import InputFile, Slice
-from data_prep.jsonl import id_of, is_utf8, read_lines
+from data_prep.jsonl import END, Lines, id_of, is_utf8
 from data_prep.remote import is_local
 from data_prep.texts import Texts, texts_from_arrow, texts_of
 from data_prep.web import page_text, warc_pages
@@ -54,7 +54,7 @@ def read_batches(
     """
     held: list[DocumentBatch] = []
     held_bytes = 0
-    for part in (part for piece in pieces for part in _read(piece, source)):
+    for part in (part for piece in pieces for part in _read(piece, source, batch_bytes)):
         size = len(part.texts.data)
         if held and held_bytes + size > batch_bytes:
             yield _joined(held)
@@ -65,9 +65,9 @@ def read_batches(
         yield _joined(held)
 
 
-def _read(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     with reading(piece.file):
-        yield from READERS[piece.file.kind](piece, source)
+        yield from READERS[piece.file.kind](piece, source, step_bytes)
 
 
 def _joined(parts: Sequence[DocumentBatch]) -> DocumentBatch:
@@ -88,22 +88,30 @@ def _none(*reasons: str) -> DocumentBatch:
     return DocumentBatch([], texts_of([]), Counter(reasons))
 
 
-def _read_jsonl(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read_jsonl(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     """A line belongs to the slice in which it begins. Lines of white space are no documents."""
+    lines: Lines | None = None
     for offset, block in _line_blocks(piece):
-        yield DocumentBatch(*read_lines(block, offset, piece.file.relative, source.text_field, source.id_field))
+        size = len(block) - len(END)
+        if lines is not None and not lines.have_room(size):
+            yield DocumentBatch(*lines.documents())
+            lines = None
+        lines = lines or Lines(piece.file.relative, source.text_field, source.id_field, max(size, step_bytes))
+        lines.read(block, offset)
+    if lines is not None:
+        yield DocumentBatch(*lines.documents())
 
 
-def _read_text(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read_text(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     data = b"".join(_plain_chunks(piece.file))
     yield _one(piece.file.relative, data) if is_utf8(data) else _none("not_utf8")
 
 
-def _read_html(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read_html(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     yield _one(piece.file.relative, page_text(b"".join(_plain_chunks(piece.file))).encode())
 
 
-def _read_warc(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read_warc(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     for number, page in enumerate(warc_pages(_plain_chunks(piece.file))):
         if isinstance(page, str):
             yield _none(page)
@@ -111,7 +119,7 @@ def _read_warc(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
             yield _one(page.id or f"{piece.file.relative}#{number}", page_text(page.html, page.charset).encode())
 
 
-def _read_parquet(piece: Slice, source: SourceConfig) -> Iterator[DocumentBatch]:
+def _read_parquet(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator[DocumentBatch]:
     with open_parquet(piece.file) as parquet:
         names = parquet.schema_arrow.names
         if source.text_field not in names:
@@ -172,7 +180,7 @@ TEXT_TYPES = (
     pa.types.is_fixed_size_binary,
 )
 PARQUET_BYTES = 1 << 20
-READERS: dict[str, Callable[[Slice, SourceConfig], Iterator[DocumentBatch]]] = {
+READERS: dict[str, Callable[[Slice, SourceConfig, int], Iterator[DocumentBatch]]] = {
     "jsonl": _read_jsonl,
     "parquet": _read_parquet,
     "text": _read_text,
@@ -189,7 +197,8 @@ def open_parquet(file: InputFile) -> Iterator[Any]:
 
 
 def _line_blocks(piece: Slice) -> Iterator[tuple[int, bytes]]:
-    """(byte offset, whole lines) of the lines that begin in the slice; in compressed files, offsets into the text."""
+    """(byte offset, whole lines and `END`) of the lines that begin in the slice; in compressed files, offsets into the
+    text."""
     if piece.file.compression:
         return _whole_lines(_unpacked(piece.file), 0)
     end = piece.file.size_bytes if piece.end < 0 else piece.end
@@ -222,18 +231,19 @@ def _behind_first_line(chunks: Iterator[bytes], offset: int) -> tuple[Iterator[b
 
 
 def _whole_lines(chunks: Iterator[bytes], offset: int) -> Iterator[tuple[int, bytes]]:
-    """(offset, whole lines). A line over many chunks is joined once: one of 100 MB costs what many short ones do."""
-    begun: list[bytes] = []
+    """(offset, whole lines and `END`). A line over many chunks is joined once: one of 100 MB costs what many short
+    ones do."""
+    begun: list[bytes | memoryview] = []
     for chunk in chunks:
-        newline = chunk.rfind(b"\n") + 1
+        view, newline = memoryview(chunk), chunk.rfind(b"\n") + 1
         if newline:
-            block = b"".join((*begun, chunk[:newline]))
+            block = b"".join((*begun, view[:newline], END))
             yield offset, block
-            offset += len(block)
+            offset += len(block) - len(END)
             begun = []
-        begun.append(chunk[newline:])
-    if last := b"".join(begun):
-        yield offset, last
+        begun.append(view[newline:])
+    if any(map(len, begun)):
+        yield offset, b"".join((*begun, END))
 
 
 def _plain_chunks(file: InputFile) -> Iterator[bytes]:

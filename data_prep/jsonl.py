@@ -43,9 +43,13 @@ HEX = np.full(256, -1, dtype=np.int64)
 HEX[list(b"0123456789abcdef")] = HEX[list(b"0123456789ABCDEF")] = range(16)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PADDING = 16
-"""Bytes behind a block, so that eight can be read and written at once wherever one may be."""
+"""Bytes behind what is read or written, so that eight can be taken at once wherever one may be."""
+END = b"\n" * PADDING
 START, TEXT_END, ID_END = range(3)
-"""Columns of the table of documents; row 0 stands before the first."""
+"""Columns of the table of documents: where its line begins in the file, where its text and id end in their buffers.
+Row 0 stands before the first."""
+FEW_DOCUMENTS = 4096
+"""Rows of the table at first."""
 
 
 def read_lines(
@@ -55,31 +59,71 @@ def read_lines(
 
     Lines of white space are no documents. A byte order mark may open the file. The last newline may be missing.
     """
-    if offset == 0 and block.startswith(BYTE_ORDER_MARK):
-        block = b"   " + block[len(BYTE_ORDER_MARK) :]  # keeps the offsets, and is white space to JSON
-    data = np.frombuffer(block + b"\n" * PADDING, dtype=np.uint8)
-    text_key, id_key = (np.frombuffer(field.encode(), dtype=np.uint8) for field in (text_field, id_field))
-    texts, ids = np.empty(len(data), dtype=np.uint8), np.empty(len(data), dtype=np.uint8)
-    views = (text_key, id_key, data, _words(data), texts, _words(texts), ids, _words(ids))
-    table = np.zeros((block.count(b"\n") + 2, 3), dtype=np.int64)
-    bad: Counter[str] = Counter()
-    position = done = 0
-    while True:
-        position, done = _scan(position, len(block), *views, table, done)
-        if position >= len(block):
-            break
-        end = data_end if (data_end := block.find(b"\n", position) + 1) else len(block)
-        found = _ask_orjson(block[position:end], text_field, id_field)
+    lines = Lines(file, text_field, id_field, len(block))
+    lines.read(block + END, offset)
+    return lines.documents()
+
+
+class Lines:
+    """Documents gathered from blocks of a file's lines, one after another into the same buffers."""
+
+    def __init__(self, file: str, text_field: str, id_field: str, num_bytes: int) -> None:
+        """`num_bytes`: room for texts, and for ids."""
+        self._file, self._fields = file, (text_field, id_field)
+        self._keys = (_bytes(text_field), _bytes(id_field))
+        self._texts = np.empty(num_bytes + 2 * PADDING, dtype=np.uint8)
+        self._ids = np.empty_like(self._texts)
+        self._table = np.zeros((FEW_DOCUMENTS, 3), dtype=np.int64)
+        self._done = 0
+        self._bad: Counter[str] = Counter()
+
+    def have_room(self, num_bytes: int) -> bool:
+        """Whether lines of so many bytes can be read, whatever is in them."""
+        return int(self._table[self._done, TEXT_END:].max()) + num_bytes + 2 * PADDING <= len(self._texts)
+
+    def read(self, block: bytes, offset: int) -> None:
+        """Reads whole lines, `END` behind them, that begin at a byte offset of the file."""
+        size = len(block) - len(END)
+        if offset == 0 and block.startswith(BYTE_ORDER_MARK):
+            block = b"   " + block[len(BYTE_ORDER_MARK) :]  # keeps the offsets, and is white space to JSON
+        data = np.frombuffer(block, dtype=np.uint8)
+        written = (self._texts, _words(self._texts), self._ids, _words(self._ids))
+        position = 0
+        while position < size:
+            self._make_room()
+            position, self._done = _scan(
+                position, size, offset, *self._keys, data, _words(data), *written, self._table, self._done
+            )
+            if position < size and self._done + 1 < len(self._table):
+                position = self._read_with_orjson(block, position, size, offset)
+
+    def _make_room(self) -> None:
+        """For more documents: the scan stops when the table is full."""
+        if self._done + 1 == len(self._table):
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)])
+
+    def _read_with_orjson(self, block: bytes, position: int, size: int, offset: int) -> int:
+        """Reads the line at a position of the block; returns where the next begins."""
+        end = newline if 0 < (newline := block.find(b"\n", position) + 1) < size else size
+        found = _ask_orjson(block[position:end], *self._fields)
         if isinstance(found, str):
-            bad[found] += 1
+            self._bad[found] += 1
         elif found is not None:
-            done += 1
-            _, text_end, id_end = table[done - 1].tolist()
-            table[done] = position, _append(texts, text_end, found[0]), _append(ids, id_end, found[1])
-        position = end
-    table = table[: done + 1]
-    names = _names(ids, table, offset, file)
-    return names, Texts(texts[: table[-1, TEXT_END]], np.ascontiguousarray(table[:, TEXT_END])), bad
+            _, text_end, id_end = self._table[self._done].tolist()
+            text_end, id_end = _append(self._texts, text_end, found[0]), _append(self._ids, id_end, found[1])
+            self._done += 1
+            self._table[self._done] = offset + position, text_end, id_end
+        return end
+
+    def documents(self) -> tuple[list[str], Texts, Counter[str]]:
+        """What was read: ids, texts, and the reasons why other lines are no documents."""
+        table = self._table[: self._done + 1]
+        texts = Texts(self._texts[: table[-1, TEXT_END]], np.ascontiguousarray(table[:, TEXT_END]))
+        return _names(self._ids, table, self._file), texts, self._bad
+
+
+def _bytes(field: str) -> Bytes:
+    return np.frombuffer(field.encode(), dtype=np.uint8)
 
 
 def _words(data: Bytes) -> Words:
@@ -92,12 +136,12 @@ def _append(buffer: Bytes, end: int, data: bytes) -> int:
     return end + len(data)
 
 
-def _names(ids: Bytes, table: Int64s, offset: int, file: str) -> list[str]:
+def _names(ids: Bytes, table: Int64s, file: str) -> list[str]:
     """The documents' own ids, else their places."""
     ends = table[:, ID_END].tolist()
     data = ids[: ends[-1]].tobytes()
     return [
-        data[begin:end].decode() if end > begin else f"{file}#{offset + start}"
+        data[begin:end].decode() if end > begin else f"{file}#{start}"
         for begin, end, start in zip(ends, ends[1:], table[1:, START].tolist(), strict=False)
     ]
 
@@ -148,6 +192,7 @@ def kernel(function: Function) -> Function:
 def _scan(
     position: int,
     behind: int,
+    offset: int,
     text_key: Bytes,
     id_key: Bytes,
     data: Bytes,
@@ -159,10 +204,13 @@ def _scan(
     table: Int64s,
     done: int,
 ) -> tuple[int, int]:
-    """Reads lines up to the first that it does not know. Returns its place and how many documents there are now."""
+    """Reads lines up to the first that it does not know, or that the table has no row for. Returns its place and how
+    many documents there are now."""
     while position < behind:
         i = _space(data, position)
         if data[i] != NEWLINE:
+            if done + 1 == len(table):
+                break
             text_end, id_end = table[done, TEXT_END], table[done, ID_END]
             i, text_end, id_end = _record(
                 data, words, i, text_key, id_key, texts, text_words, text_end, ids, id_words, id_end
@@ -170,7 +218,7 @@ def _scan(
             if i < 0:
                 break
             done += 1
-            table[done, START], table[done, TEXT_END], table[done, ID_END] = position, text_end, id_end
+            table[done, START], table[done, TEXT_END], table[done, ID_END] = offset + position, text_end, id_end
         position = i + 1
     return position, done
 
