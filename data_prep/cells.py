@@ -16,7 +16,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,7 +156,7 @@ def _stretches(work: Work, parts: Sequence[str], cells: range, num_cells: int) -
     first_key, end_key = cell_start(cells.start, num_cells), cell_start(cells.stop, num_cells)
     found = []
     for part in parts:
-        index = _index(work.file(part, "index"))
+        index = _index(f"{work.root}/{part}.index")
         key_of = index["shuffle"].item
         first = bisect_left(range(len(index) - 1), first_key, key=key_of)
         end = bisect_left(range(len(index) - 1), end_key, lo=first, key=key_of)
@@ -167,7 +166,7 @@ def _stretches(work: Work, parts: Sequence[str], cells: range, num_cells: int) -
 
 
 @lru_cache(maxsize=1024)
-def _index(path: Path) -> npt.NDArray[np.void]:
+def _index(path: str) -> npt.NDArray[np.void]:
     """A part's index, mapped. Its name says what it holds, so it is worth keeping from cell to cell."""
     return np.asarray(np.memmap(path, dtype=INDEX, mode="r"))
 
@@ -191,6 +190,6 @@ def _joined(
     counts = [int(index[field][-1] - index[field][0]) for _, index in stretches]
     out, at = np.empty(sum(counts), dtype=dtype), 0
     for (part, index), count in zip(stretches, counts, strict=True):
-        out[at : at + count] = work.load_raw(part, suffix, dtype, int(index[field][0]), count)
+        work.read_raw(part, suffix, out[at : at + count], int(index[field][0]))
         at += count
     return out

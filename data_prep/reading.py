@@ -88,12 +88,13 @@ def refine_unit(work: Work, name: str, unit: Unit) -> RefineRecord:
     return work.save_record(name, done)
 
 
-def refine_part(work: Work, name: str, source: SourceConfig, ids: list[str], texts: Texts) -> None:
+def refine_part(work: Work, name: str, source: SourceConfig, ids: list[str], cleaned: Texts) -> None:
     """Scores and edits the texts of a part, and writes what became of them."""
-    columns: dict[str, Any] = {"empty": blank(texts)}
-    columns |= _languages(texts, ask_all=bool(source.languages))
-    columns["cleaned_size"] = texts.sizes
-    scored = score(steps_of(source.rules), texts)
+    halves = keys.content_halves_of(cleaned)
+    columns: dict[str, Any] = {"empty": blank(cleaned)}
+    columns |= _languages(cleaned, halves[0], ask_all=bool(source.languages))
+    columns["cleaned_size"] = cleaned.sizes
+    scored = score(steps_of(source.rules), cleaned)
     texts = scored.texts
     columns |= scored.columns
     columns["edited_size"] = texts.sizes
@@ -102,7 +103,7 @@ def refine_part(work: Work, name: str, source: SourceConfig, ids: list[str], tex
 
         texts, counts = redact_all(texts, source.pii.kinds, source.pii.phone_regions)
         columns |= {f"pii:{kind}": found for kind, found in counts.items()}
-    columns["high"], columns["low"] = keys.content_halves_of(texts)
+    columns["high"], columns["low"] = halves if texts is cleaned else keys.content_halves_of(texts)
     columns["size"] = texts.sizes
     columns |= _compared(work, name, texts)
     documents = pa.table({"id": pa.array(ids, pa.string()), "text": texts_to_arrow(texts)})
@@ -133,11 +134,11 @@ def _compared(work: Work, name: str, texts: Texts) -> Columns:
     return {f"task:{task.name}": found for task, found in zip(index.record.tasks, counts, strict=True)}
 
 
-def _languages(texts: Texts, *, ask_all: bool) -> Columns:
+def _languages(texts: Texts, contents: npt.NDArray[np.uint64], *, ask_all: bool) -> Columns:
     """Language and confidence of all texts, or of a sample chosen by content; what was not asked is empty."""
     from data_prep.language import languages_of
 
-    is_asked = np.ones(len(texts), dtype=bool) if ask_all else keys.content_halves_of(texts)[0] % LANGUAGE_SAMPLE == 0
+    is_asked = np.ones(len(texts), dtype=bool) if ask_all else contents % LANGUAGE_SAMPLE == 0
     asked = np.flatnonzero(is_asked)
     found, confidence = np.full(len(texts), "", dtype=object), np.zeros(len(texts), dtype=np.float32)
     if len(asked):

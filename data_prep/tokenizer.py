@@ -198,8 +198,9 @@ def _encode_fast(fast: Any, pieces: Texts) -> tuple[npt.NDArray[np.uint32], Int6
 
 
 def _encode_exact(exact: Any, pieces: Texts) -> tuple[npt.NDArray[np.uint32], Int64s]:
+    """One piece at a time, for memory; `encode` would also find where each token lies, for half as much time again."""
     ids = [
-        np.array(exact.encode(pieces[place].decode(), add_special_tokens=False).ids, dtype=np.uint32)
+        np.array(exact.encode_batch_fast([pieces[place].decode()], add_special_tokens=False)[0].ids, dtype=np.uint32)
         for place in range(len(pieces))
     ]
     return np.concatenate(ids), np.array([len(one) for one in ids], dtype=np.int64)

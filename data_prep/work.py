@@ -7,14 +7,16 @@ survive the end of any process but not that of the machine. For that, a record l
 that finds the machine started anew checks them all before it trusts any.
 """
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +41,25 @@ class Done(Generic[Record]):
     record: Record
     files: dict[str, str]
     """File of the stage's folder -> xxh3 of its bytes."""
+
+
+class Hashed:
+    """A file that is written from its beginning to its end, and the xxh3 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hasher = xxhash.xxh3_64()
+        self.closed = False
+
+    def write(self, data: Any) -> int:
+        self._hasher.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def digest(self) -> str:
+        return self._hasher.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,8 +91,9 @@ class Work:
     def writing(self, name: str, suffix: str) -> Iterator[BinaryIO]:
         path = self.file(name, suffix)
         with atomic_file(path, sync=False) as file:
-            yield file
-        self.written[f"{name}.{suffix}"] = hash_of(path)
+            hashed = Hashed(file)
+            yield cast(BinaryIO, hashed)
+        self.written[f"{name}.{suffix}"] = hashed.digest()
 
     def save_array(self, name: str, suffix: str, array: npt.NDArray[Any]) -> None:
         with self.writing(name, suffix) as file:
@@ -86,11 +108,15 @@ class Work:
         with self.writing(name, suffix) as file:
             file.write(np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data)
 
-    def load_raw(
-        self, name: str, suffix: str, dtype: npt.DTypeLike, first: int = 0, count: int = -1
-    ) -> npt.NDArray[Any]:
-        """`count` items of a raw file from item `first` on, in memory; all if not given."""
-        return np.fromfile(self.file(name, suffix), dtype=dtype, count=count, offset=first * np.dtype(dtype).itemsize)
+    def read_raw(self, name: str, suffix: str, out: npt.NDArray[Any], first: int = 0) -> None:
+        """Fills a contiguous array with the items of a raw file from item `first` on."""
+        descriptor = os.open(f"{self.root}/{name}.{suffix}", os.O_RDONLY)
+        try:
+            size = os.preadv(descriptor, [out.view(np.uint8).data], first * out.itemsize)
+        finally:
+            os.close(descriptor)
+        if size != out.nbytes:
+            raise OSError(errno.EIO, "it ends early", f"{self.root}/{name}.{suffix}")
 
     def save_table(self, name: str, suffix: str, table: pa.Table) -> None:
         """One record batch without compression: a reader maps it and takes rows out of it without reading the rest."""
