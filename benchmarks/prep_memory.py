@@ -58,7 +58,7 @@ def watched() -> Iterator[dict[str, int]]:
         while not over.wait(SAMPLE_EVERY_S):
             for process in (me, *me.children(recursive=True)):
                 try:
-                    kind = "driver" if process == me else "worker" if "ray::guarded" in process.name() else ""
+                    kind = "driver" if process == me else "worker" if process.name().startswith("python") else ""
                     if kind:
                         info = process.memory_info()
                         peaks[kind] = max(peaks[kind], info.rss - info.shared)
@@ -100,7 +100,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--megabytes", type=int, nargs="+", default=[100, 500, 2000], help="sizes of the input")
     chosen = options.parse_args()
-    crew.HELP_UNTIL_READY = False  # or the driver would be a worker too
+    crew.DRIVER_WORKS = False  # or the driver would be a worker too
     runs = []
     for megabytes in chosen.megabytes:
         with tempfile.TemporaryDirectory(prefix="headrace-memory-") as name:

@@ -14,7 +14,7 @@ from data_prep.crew import cannot_write, hired
 from data_prep.errors import DataMistake
 from data_prep.files import TEMPORARY_PREFIX
 from data_prep.manifest import Manifest, cells_name, read_manifest, sidecar_name, write_manifest
-from data_prep.plan import DROPPED_NAME, find_corpus, is_complete, make_plan
+from data_prep.plan import DROPPED_NAME, find_corpus, is_complete, list_all, make_plan
 from data_prep.report import write_report
 from data_prep.stages import Progress, Stages
 from data_prep.weights import mean_weights
@@ -35,7 +35,7 @@ def prepare(
 ) -> tuple[Path, Manifest]:
     """Builds the corpus, or finds that it exists. Returns its folder, `folder_root/NAME-DIGEST`, and its manifest.
 
-    `workers`: Ray workers, all cores by default; 0 works in this process without Ray. `keep_dropped` also writes what
+    `workers`: all cores by default, 0 is this process alone; see `crew.hired`. `keep_dropped` also writes what
     was dropped, and why, to `dropped/`. Raises DataMistake with one line on what the user can mend, DataError on what
     failed otherwise. May be called again after any end, also a kill.
     """
@@ -43,14 +43,16 @@ def prepare(
     folder = find_corpus(config, folder_root, name)
     if folder is not None and (not keep_dropped or (folder / DROPPED_NAME).exists()):
         return folder, read_manifest(folder)
-    from data_prep.graph import choose_documents, write_dropped_documents
-
     try:
         work = folder_root / f".work-{name}"
         work.mkdir(parents=True, exist_ok=True)
-        with _alone_at(work), hired(workers) as crew:  # Ray starts while the inputs are hashed
+        with _alone_at(work), hired(workers) as crew:
             distrust_after_restart(work)
-            plan = make_plan(config, folder_root, name)
+            inputs = list_all(config)
+            crew.expect(-(-inputs.text_bytes // config.unit_bytes))  # workers start while the inputs are hashed
+            plan = make_plan(config, folder_root, name, inputs)
+            from data_prep.graph import choose_documents, write_dropped_documents
+
             stages = Stages(plan, crew, progress)
             if not is_complete(plan.folder):  # who held the lock may have built it
                 _build(stages, keep_dropped=keep_dropped)
@@ -72,6 +74,7 @@ def _build(stages: Stages, *, keep_dropped: bool) -> None:
     manifest = build_corpus(stages, chosen)
     if keep_dropped:
         write_dropped_documents(stages, chosen)
+    stages.crew.dismiss()
     weights = mean_weights([source.weight for source in config.sources])
     write_report(folder, manifest, dict(zip((source.name for source in config.sources), weights, strict=True)))
     _remove_strangers(folder, manifest)

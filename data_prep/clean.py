@@ -32,9 +32,13 @@ def clean(text: str) -> str:
 
 
 def clean_all(texts: Texts) -> Texts:
-    """The cleaned texts. Only those that hold something suspect are looked at one by one."""
-    places = np.flatnonzero(suspect_texts(texts.data, texts.offsets, suspect_characters()))
-    return replaced(texts, {place: clean(texts[place].decode()).encode() for place in places.tolist()})
+    """The cleaned texts. Only those that hold something suspect are looked at one by one; most of them are clean."""
+    changed = {}
+    for place in np.flatnonzero(suspect_texts(texts.data, texts.offsets, suspect_characters())).tolist():
+        text = texts[place].decode()
+        if (cleaned := clean(text)) is not text:
+            changed[place] = cleaned.encode()
+    return replaced(texts, changed)
 
 
 NUM_CODES = 0x40000

@@ -1,36 +1,29 @@
-"""Who does the tasks: the workers of a Ray, and until that is up this process.
+"""Who does the tasks: this process, and the workers of a pool: processes of this machine, or those of a Ray.
 
-Plain Ray tasks with files between the stages and a bounded number in flight: nothing of the corpus goes through Ray's
-object store, so it can neither fill nor spill. A task answers with its result or a `Failure`, never with an exception,
+Plain tasks with files between the stages and a bounded number in flight: nothing of the corpus goes through a pipe or
+through Ray's object store, so neither can fill. A task answers with its result or a `Failure`, never with an exception,
 because what a user can mend should arrive as the one line it is.
-
-Ray takes four seconds to start, three of which it waits. It starts in a thread, while inputs are hashed and the first
-tasks are done here.
 """
 
-import contextlib
 import errno
 import os
-import shutil
-import signal
-import tempfile
-import threading
-import warnings
+import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.errors import DataError, DataMistake
 
 Call = tuple[Callable[..., Any], tuple[Any, ...]]
 """A module's function, so that workers import it by name, and its arguments."""
-OBJECT_STORE_BYTES = 80_000_000
-"""Ray's least is 75 MB; only arguments and records pass through it."""
 IN_FLIGHT_PER_WORKER = 2
 """One running, one waiting: a worker never idles, and a kill costs at most these."""
-HELP_UNTIL_READY = True
-"""Whether this process does tasks until Ray is up. Tests of Ray itself turn it off."""
+FEW_WORKERS = 4
+"""Up to so many, this process is one of them: a core that only waits is much of few. More would wait for it."""
+DRIVER_WORKS = True
+"""Whether this process does tasks. Tests of the pools turn it off."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +32,26 @@ class Failure:
     is_mistake: bool
 
 
-class Crew(Protocol):
-    """What `build` needs of whoever runs tasks; the seam exists so that tests can run without Ray."""
+class Pool(Protocol):
+    """Workers that take calls."""
 
-    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
-        """Runs all calls; yields (place of the call, its result) as they end. Raises DataError on the first failure."""
+    def begin(self, num_tasks: int) -> None:
+        """Calls workers for about so many tasks to come."""
+        ...
+
+    def has_room(self) -> bool:
+        """Whether a call can be given."""
+        ...
+
+    def give(self, place: int, call: Call) -> None: ...
+
+    def ended(self, *, block: bool) -> Iterator[tuple[int, Any]]:
+        """(place, result) of calls that have ended; waits for one if told to `block`. Raises DataError if a call was
+        lost several times."""
+        ...
+
+    def end(self) -> None:
+        """Lets the workers go; may take place in the background. What they are doing is given up."""
         ...
 
 
@@ -65,52 +73,39 @@ def cannot_write(error: OSError) -> str:
     return f"cannot write{where}: {error.strerror or error}; make it writable and run again: what was finished is kept"
 
 
-class Alone:
-    """Runs tasks in this process, one after another."""
+class Crew:
+    """This process and a pool; without one, this process alone."""
+
+    def __init__(self, pool: Pool | None = None, *, driver_works: bool = True) -> None:
+        self._pool = pool
+        self._driver_works = driver_works
+
+    def expect(self, num_tasks: int) -> None:
+        """Says how many tasks there will be, about, so that workers can be called: they need a second."""
+        if self._pool is not None:
+            self._pool.begin(num_tasks)
 
     def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
-        for place, (function, arguments) in enumerate(calls):
-            yield place, _checked(guarded(function, arguments))
-
-
-class RayCrew:
-    """Runs tasks on a Ray, which may still be starting."""
-
-    def __init__(self, start: "Starting") -> None:
-        self._start = start
-
-    def run(self, calls: Sequence[Call]) -> Iterator[tuple[int, Any]]:
-        waiting = iter(enumerate(calls))
-        while HELP_UNTIL_READY and not self._start.is_ready():
-            if (entry := next(waiting, None)) is None:
-                return
-            place, (function, arguments) = entry
-            yield place, _checked(guarded(function, arguments))
-        yield from self._run_on_ray(waiting)
-
-    def _run_on_ray(self, waiting: Iterator[tuple[int, Call]]) -> Iterator[tuple[int, Any]]:
-        workers = self._start.num_workers()
-        import ray
-
-        remote = ray.remote(num_cpus=1, max_retries=3)(guarded)
-        running: dict[Any, int] = {}
-        try:
-            while True:
-                while len(running) < workers * IN_FLIGHT_PER_WORKER and (entry := next(waiting, None)) is not None:
-                    place, (function, arguments) = entry
-                    running[remote.remote(function, arguments)] = place
-                if not running:
-                    return
-                for reference in ray.wait(list(running), num_returns=1)[0]:
-                    place = running.pop(reference)
-                    try:
-                        result = ray.get(reference)
-                    except ray.exceptions.RayError as error:
-                        raise DataError(f"a task failed: {str(error).strip().splitlines()[-1]}") from error
+        """Runs all calls; yields (place of the call, its result) as they end. Raises DataError on the first failure."""
+        waiting, running = deque(enumerate(calls)), 0
+        while waiting or running:
+            while waiting and self._pool is not None and self._pool.has_room():
+                self._pool.give(*waiting.popleft())
+                running += 1
+            works = bool(waiting) and self._driver_works
+            if works:
+                place, (function, arguments) = waiting.popleft()
+                yield place, _checked(guarded(function, arguments))
+            assert works or running, "nobody does tasks: expect() was not called"
+            if running and self._pool is not None:
+                for place, result in self._pool.ended(block=not works):
+                    running -= 1
                     yield place, _checked(result)
-        finally:
-            for reference in running:
-                ray.cancel(reference, force=True)
+
+    def dismiss(self) -> None:
+        """No more calls will come."""
+        if self._pool is not None:
+            self._pool.end()
 
 
 def _checked(result: Any) -> Any:
@@ -119,124 +114,30 @@ def _checked(result: Any) -> Any:
     return result
 
 
-@contextlib.contextmanager
+@contextmanager
 def hired(workers: int | None) -> Iterator[Crew]:
     """A crew of so many workers, gone afterwards: all cores by default; 0 is this process alone.
 
-    Inside a Ray worker or driver the Ray at hand is used and left running, and so is the cluster that `RAY_ADDRESS`
-    names, with as many workers as it has cores. Otherwise a fresh local one is started, even if another runs on the
-    machine (one left behind by a kill, say), and nothing of it remains.
+    On one machine they are processes. Inside a Ray worker or driver the Ray at hand is used and left running, and so is
+    the cluster that `RAY_ADDRESS` names, with as many workers as it has cores. `RAY_ADDRESS=local` is, as elsewhere
+    with Ray, a fresh one for this build, even if another runs on the machine; nothing of it remains.
     """
     if workers == 0:
-        yield Alone()
+        yield Crew()
         return
-    with _quiet_environment(), _kept_signals(), _short_folder() as folder, Starting(workers, folder) as start:
-        yield RayCrew(start)
+    address = os.environ.get("RAY_ADDRESS")
+    if address or ("ray" in sys.modules and sys.modules["ray"].is_initialized()):
+        from data_prep.ray_pool import ray_pool
 
-
-class Starting:
-    """A Ray that starts in a thread. The thread stays until the end: Linux would end Ray's processes with it."""
-
-    def __init__(self, workers: int | None, folder: str) -> None:
-        self._workers = workers
-        self._folder = folder
-        self._ready, self._over = threading.Event(), threading.Event()
-        self._error: BaseException | None = None
-        self._is_ours = False
-        self._thread = threading.Thread(target=self._hold, name="ray", daemon=True)
-
-    def is_ready(self) -> bool:
-        return self._ready.is_set()
-
-    def num_workers(self) -> int:
-        """Waits until Ray is up. Raises DataError if it does not start."""
-        import ray
-
-        self._ready.wait()
-        if self._error is not None:
-            raise DataError(f"Ray did not start: {str(self._error).strip().splitlines()[-1]}") from self._error
-        return self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def _hold(self) -> None:
-        try:
-            self._init()
-        except BaseException as error:
-            self._error = error
-        self._ready.set()
-        self._over.wait()
-
-    def _init(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own deprecations are no business of the user's
-            import ray
-
-            if ray.is_initialized():
-                return
-            self._is_ours = True
-            quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-            if os.environ.get("RAY_ADDRESS"):
-                ray.init(**quiet)
-                return
-            self._workers = self._workers or len(os.sched_getaffinity(0))
-            ray.init(
-                address="local",
-                num_cpus=self._workers,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=self._folder,
-                **quiet,
-            )
-
-    def __enter__(self) -> "Starting":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ready.wait()
-        if self._is_ours:
-            import ray
-
-            ray.shutdown()
-        self._over.set()
-        self._thread.join()
-
-
-@contextlib.contextmanager
-def _quiet_environment() -> Iterator[None]:
-    """What Ray reads from the environment. Ray also leaves variables of its own behind; both are gone afterwards."""
-    before = os.environ.copy()
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
-        TOKENIZERS_PARALLELISM="false",
-    )
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Ray sets its own SIGTERM handler and leaves it behind; the caller's notice handling must survive a build."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+        with ray_pool(address, workers) as pool:
+            yield Crew(pool, driver_works=False)
         return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    from data_prep.processes import Processes
 
-
-@contextlib.contextmanager
-def _short_folder() -> Iterator[str]:
-    """Ray's sockets lie in it and their paths may have 107 characters, which a long TMPDIR would exceed."""
-    base = tempfile.gettempdir()
-    folder = tempfile.mkdtemp(prefix="headrace-", dir=base if len(base) < 30 else "/tmp")  # noqa: S108
+    workers = workers or len(os.sched_getaffinity(0))
+    driver_works = DRIVER_WORKS and workers <= FEW_WORKERS
+    processes = Processes(workers - driver_works)
     try:
-        yield folder
+        yield Crew(processes, driver_works=driver_works)
     finally:
-        shutil.rmtree(Path(folder), ignore_errors=True)
+        processes.end()

@@ -1,4 +1,4 @@
-"""The Ray graph of a build: `choose_documents`, then `build_corpus`, each from top to bottom.
+"""The graph of a build's tasks: `choose_documents`, then `build_corpus`, each from top to bottom.
 
     inputs -> read, score, choose -> drop duplicates -> hold out
            -> tokenizer -> encode -> merge -> pack cells -> write shards -> manifest
@@ -60,7 +60,7 @@ from data_prep.parts import (
 from data_prep.plan import DROPPED_NAME
 from data_prep.reading import index_tasks, refining
 from data_prep.shards import sequences_per_shard
-from data_prep.stages import Stages, Task, names_of, shard_is_there, task
+from data_prep.stages import Batch, Stages, Task, names_of, shard_is_there, task
 from data_prep.statistics import STATISTICS_NAME, Clusters, Statistics, merged
 from data_prep.tally import Tally, check_kept, sample_limits, summarize, tally
 from data_prep.tokenizer import EXACT, TokenizerFacts
@@ -113,7 +113,7 @@ def choose_documents(stages: Stages) -> Chosen:
         unit for source, files in enumerate(stages.plan.inputs) for unit in cut_units(source, files, config.unit_bytes)
     ]
     index_tasks(stages.work)
-    read = stages.run(SelectRecord, [_read_task(stages, unit) for unit in units], stages.work.has_texts_of)
+    read = _read(stages, units)
     drops, exact_clusters, near_clusters = _find_duplicates(stages, read)
     settled = _settle(stages, read, drops)
     tallies = tally(config, [unit.source for unit in units], read, list(settled.values()))
@@ -142,6 +142,14 @@ def build_corpus(stages: Stages, chosen: Chosen) -> Manifest:
     _write_contaminated(stages, chosen)
     _write_statistics(stages, chosen)
     return summarize(stages.plan, facts, chosen.tallies, encoded, packed, shards, heldout)
+
+
+def _read(stages: Stages, units: Sequence[Unit]) -> list[SelectRecord]:
+    """Beside it, a tokenizer that need not be trained is loaded: what is wrong with it is told before long."""
+    given = [_tokenizer_task(stages, samples=())] if stages.plan.config.tokenizer.train is None else []
+    reading = [_read_task(stages, unit) for unit in units]
+    _, read = stages.run_together(Batch(TokenizerFacts, given), Batch(SelectRecord, reading, stages.work.has_texts_of))
+    return read
 
 
 def _read_task(stages: Stages, unit: Unit) -> Task:
@@ -243,12 +251,16 @@ def _make_tokenizer(stages: Stages, chosen: Chosen) -> tuple[str, TokenizerFacts
             sampled.append(task("sample", sample_part, one.part, *which, depends_on=[one.content, *which]))
         stages.run(SampleRecord, sampled)
         samples = names_of(sampled)
-    depends_on = [stages.plan.tokenizer_digest, samples, asdict(config.tokenizer)]
-    making = task("tokenizer", make_tokenizer, samples, depends_on=depends_on)
+    making = _tokenizer_task(stages, samples)
     [facts] = stages.run(TokenizerFacts, [making])
     made = stages.work.file(making.name, "tokenizer").read_bytes()
     write_atomic(stages.plan.folder / "tokenizer.json", made)
     return making.name, facts
+
+
+def _tokenizer_task(stages: Stages, samples: tuple[str, ...]) -> Task:
+    depends_on = [stages.plan.tokenizer_digest, samples, asdict(stages.plan.config.tokenizer)]
+    return task("tokenizer", make_tokenizer, samples, depends_on=depends_on)
 
 
 def _encode(stages: Stages, chosen: Chosen, tokenizer: str, facts: TokenizerFacts) -> list[list[EncodeRecord]]:

@@ -14,7 +14,7 @@ from data_prep.config import EXECUTION, CorpusConfig, check_config
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
-from data_prep.inputs import InputFile, files_at, list_inputs
+from data_prep.inputs import EXPANSION, InputFile, files_at, list_inputs
 from data_prep.manifest import MANIFEST_NAME
 
 ALGORITHM_VERSION = 4
@@ -45,16 +45,39 @@ class Plan:
     """Of what is between the stages; every build of this name shares it."""
 
 
-def make_plan(config: CorpusConfig, folder_root: Path, name: str) -> Plan:
-    """Lists the inputs and hashes those not seen before."""
-    plan = _plan(config, folder_root, name, fingerprints)
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a corpus is made of, as they are listed now."""
+
+    sources: tuple[tuple[InputFile, ...], ...]
+    tasks: Mapping[str, tuple[InputFile, ...]]
+    """Evaluation task -> its data."""
+
+    @property
+    def files(self) -> list[InputFile]:
+        return [file for files in (*self.sources, *self.tasks.values()) for file in files]
+
+    @property
+    def text_bytes(self) -> int:
+        """Of the sources, unpacked, about."""
+        return sum(file.size_bytes * (EXPANSION if file.compression else 1) for files in self.sources for file in files)
+
+
+def list_all(config: CorpusConfig) -> Inputs:
+    """The files of all sources and evaluation tasks. Raises DataMistake, naming the config's key, if one has none."""
+    return Inputs(tuple(list_inputs(source) for source in config.sources), task_inputs(config))
+
+
+def make_plan(config: CorpusConfig, folder_root: Path, name: str, inputs: Inputs | None = None) -> Plan:
+    """Lists the inputs, if not given, and hashes those not seen before."""
+    plan = _plan(config, folder_root, name, inputs or list_all(config), fingerprints)
     assert plan is not None
     return plan
 
 
 def try_plan(config: CorpusConfig, folder_root: Path, name: str) -> Plan | None:
     """The plan if every input has been hashed before, else None: fast whatever the size of the inputs."""
-    return _plan(config, folder_root, name, known_fingerprints)
+    return _plan(config, folder_root, name, list_all(config), known_fingerprints)
 
 
 def find_corpus(config: CorpusConfig, folder_root: Path, name: str) -> Path | None:
@@ -68,22 +91,20 @@ def is_complete(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def _plan(config: CorpusConfig, folder_root: Path, name: str, fingerprint: Fingerprint) -> Plan | None:
-    inputs = tuple(list_inputs(source) for source in config.sources)
-    tasks = task_inputs(config)
+def _plan(config: CorpusConfig, folder_root: Path, name: str, inputs: Inputs, fingerprint: Fingerprint) -> Plan | None:
     tokenizer = _input_tokenizer(config)
-    every = [file for files in (*inputs, *tasks.values()) for file in files]
-    known = fingerprint(folder_root, every)
-    if any(file.url not in known for file in every):
+    known = fingerprint(folder_root, inputs.files)
+    if any(file.url not in known for file in inputs.files):
         return None
-    contents = [[[file.relative, known[file.url]] for file in files] for files in inputs]
-    tasks_digest = digest({task: [known[file.url] for file in files] for task, files in tasks.items()}) if tasks else ""
+    contents = [[[file.relative, known[file.url]] for file in files] for files in inputs.sources]
+    tasks = {task: [known[file.url] for file in files] for task, files in inputs.tasks.items()}
+    tasks_digest = digest(tasks) if tasks else ""
     config_digest = digest({"algorithm": ALGORITHM_VERSION} | shaping(config))
     corpus = digest({"config": config_digest, "inputs": contents, "tasks": tasks_digest, "tokenizer": tokenizer})
     return Plan(
         config=config,
         name=name,
-        inputs=inputs,
+        inputs=inputs.sources,
         fingerprints=known,
         config_digest=config_digest,
         tasks_digest=tasks_digest,

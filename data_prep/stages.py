@@ -4,9 +4,10 @@ A task's record is named by a digest of all that its result depends on. So "is i
 one question, and a build takes over whatever an earlier one, of this config or another, has left.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from data_prep.crew import Crew
 from data_prep.files import digest
@@ -35,6 +36,16 @@ def task(stage: str, function: Callable[..., Any], *arguments: Any, depends_on: 
 
 def names_of(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(one.name for one in tasks)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Record]):
+    """The tasks of a stage."""
+
+    record_type: type[Record]
+    tasks: Sequence[Task]
+    is_there: Callable[[Record], bool] = lambda _: True
+    """Whether what a record stands for still exists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,28 +85,31 @@ class Stages:
         self, record_type: type[Record], tasks: Sequence[Task], is_there: Callable[[Record], bool] = lambda _: True
     ) -> list[Record]:
         """The records of all tasks of a stage, in order. `is_there` tells if what a record stands for still exists."""
+        return self.run_together(Batch(record_type, tasks, is_there))[0]
+
+    def run_together(self, *batches: "Batch[Any]") -> list[list[Any]]:
+        """The records of several stages that need nothing of each other; the last gives progress its name."""
+        work, tasks = self.work, [one for batch in batches for one in batch.tasks]
         if not tasks:
-            return []
-        work, names, stage = self.work, [one.name for one in tasks], tasks[0].name.partition("/")[0]
+            return [[] for _ in batches]
+        stage, names = tasks[-1].name.partition("/")[0], [one.name for one in tasks]
         assert len(set(names)) == len(names), f"two tasks of {stage} depend on the same and are not the same"
         self.used.update(names)
-        records: dict[int, Record] = {}
-        for place, name in enumerate(names):
-            try:
-                record = work.read_record(record_type, name)
-            except FileNotFoundError:
-                continue
-            if is_there(record):
-                records[place] = record
-                self._count(record)
+        records: dict[str, Any] = {}
+        for batch in batches:
+            for one in batch.tasks:
+                with contextlib.suppress(FileNotFoundError):
+                    record = work.read_record(batch.record_type, one.name)
+                    if batch.is_there(record):
+                        records[one.name] = record
+                        self._count(record)
         self._tell(stage, len(records), len(tasks))
-        missing = [place for place in range(len(tasks)) if place not in records]
-        pending = [(tasks[place].function, (work, tasks[place].name, *tasks[place].arguments)) for place in missing]
-        for done, record in self.crew.run(pending):
-            records[missing[done]] = record
+        missing = [one for one in tasks if one.name not in records]
+        for place, record in self.crew.run([(one.function, (work, one.name, *one.arguments)) for one in missing]):
+            records[missing[place].name] = record
             self._count(record)
             self._tell(stage, len(records), len(tasks))
-        return [records[place] for place in range(len(tasks))]
+        return [[records[one.name] for one in batch.tasks] for batch in batches]
 
     def _count(self, record: object) -> None:
         if isinstance(record, SelectRecord):

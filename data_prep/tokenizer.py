@@ -111,7 +111,13 @@ def _silent() -> Iterator[None]:
 
 def describe(tokenizer_json: bytes, end_of_text: str, where: str) -> TokenizerFacts:
     """Checks a `tokenizer.json` and that it has the end of text. Raises DataMistake, naming `where`, if not."""
-    exact = _load_exact(tokenizer_json, where)
+    try:
+        exact = _load_exact(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception
+        raise DataMistake(
+            f"{where} is no Hugging Face tokenizer.json, tiktoken rank file or SentencePiece model ({error});"
+            " give one that is"
+        ) from error
     ids = [exact.token_to_id(name) for name in (end_of_text, hidden(end_of_text))]
     end_of_text_id = next((one for one in ids if one is not None), None)
     if end_of_text_id is None:
@@ -138,23 +144,19 @@ def _is_fast(tokenizer_json: bytes, exact: Any) -> bool:
     return bool(np.array_equal(found, _encode_exact(exact, probe)[0]))
 
 
-def _load_exact(tokenizer_json: bytes, where: str) -> Any:
+@lru_cache(maxsize=2)
+def _load_exact(tokenizer_json: bytes) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one task a core already
     from tokenizers import Tokenizer
 
-    try:
-        tokenizer = Tokenizer.from_str(tokenizer_json.decode())
-    except Exception as error:  # the library raises bare Exception
-        raise DataMistake(
-            f"{where} is no Hugging Face tokenizer.json, tiktoken rank file or SentencePiece model ({error});"
-            " give one that is"
-        ) from error
+    tokenizer = Tokenizer.from_str(tokenizer_json.decode())
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
 
 
+@lru_cache(maxsize=2)
 def _load_fast(tokenizer_json: bytes) -> Any:
     """gigatoken has no switch for special tokens in text, so it is not told of them."""
     import gigatoken
@@ -168,7 +170,7 @@ class Encoder:
     """A tokenizer loaded in a process. gigatoken keeps a cache of words, so a process should keep its encoder."""
 
     def __init__(self, tokenizer_json: bytes, backend: str) -> None:
-        self.exact = _load_exact(tokenizer_json, "tokenizer.json")
+        self.exact = _load_exact(tokenizer_json)
         self.fast = _load_fast(tokenizer_json) if backend == FAST else None
 
     def encode(self, texts: Sequence[bytes]) -> tuple[npt.NDArray[np.uint32], Int64s]:

@@ -314,8 +314,8 @@ def test_over_the_nodes_of_a_running_ray(ray_address: str, tmp_path: Path, monke
 
     write_inputs(tmp_path)
     code = (
-        "import sys; from pathlib import Path; from data_prep import crew; from data_prep.build import prepare;"
-        "from tests.data_prep.corpora import config; crew.HELP_UNTIL_READY = False;"
+        "import sys; from pathlib import Path; from data_prep.build import prepare;"
+        "from tests.data_prep.corpora import config;"
         "made = prepare(config(Path(sys.argv[1]), unit_bytes=4000), Path(sys.argv[1]) / 'out', 'demo');"
         "print(made[1].digest)"
     )

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import webdataset
 
-from data_prep import crew
 from data_prep.build import prepare
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard
@@ -47,11 +46,11 @@ def by_five(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     import ray  # sets a variable when it is imported, which is not the build's to undo
 
     assert not ray.is_initialized()
-    before = signal.getsignal(signal.SIGTERM), dict(os.environ)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(crew, "HELP_UNTIL_READY", False)
+        patch.setenv("RAY_ADDRESS", "local")
+        before = signal.getsignal(signal.SIGTERM), dict(os.environ)
         made = prepare(config(inputs, unit_bytes=4_000), tmp_path_factory.mktemp("five"), "demo", workers=5)
-    assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
+        assert (signal.getsignal(signal.SIGTERM), dict(os.environ)) == before
     return made
 
 
@@ -115,10 +114,8 @@ def test_inside_a_ray_worker_its_ray_is_used_and_mistakes_are_one_line(
 DRIVER = """
 import sys
 from pathlib import Path
-from data_prep import crew
 from data_prep.build import prepare
 from tests.data_prep.corpora import config
-crew.HELP_UNTIL_READY = False
 def show(progress):
     print(progress.stage, progress.done, flush=True)
 print("end", prepare(config(Path(sys.argv[1]), unit_bytes=4_000), Path(sys.argv[2]), "demo", workers=2, progress=show))
@@ -130,7 +127,7 @@ def start(inputs: Path, out: Path, temporary: str) -> "subprocess.Popen[str]":
         [sys.executable, "-W", "ignore", "-c", DRIVER, str(inputs), str(out)],
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": temporary},
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": temporary, "RAY_ADDRESS": "local"},
         start_new_session=True,
     )
 
