@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from data_prep.manifest import Manifest
 from data_prep.shards import open_shard
 from data_prep.verify import verify
 from tests.data_prep.corpora import config, files_of, write_inputs
+from tests.data_prep.killing import end_session, marked
 
 pytestmark = pytest.mark.slow
 
@@ -132,58 +132,19 @@ def start(inputs: Path, out: Path, temporary: str) -> "subprocess.Popen[str]":
     )
 
 
-def session_members(session: int) -> list[int]:
-    """Processes of the session, also those whose parent is gone. Ray puts its own into groups, not into sessions."""
-    members = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if os.getsid(int(folder.name)) == session:
-                members.append(int(folder.name))
-        except ProcessLookupError:
-            continue
-    return members
-
-
-def end_session(session: int) -> None:
-    for pid in session_members(session):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def lines_until(process: "subprocess.Popen[str]", last: str) -> Iterator[str]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield line
-        if line.startswith(last):
-            return
-
-
-def of_ray(session: int, *marks: str) -> list[int]:
-    """The session's processes whose command line has one of the marks."""
-    found = []
-    for pid in session_members(session):
-        with contextlib.suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-            if any(mark in command for mark in marks):
-                found.append(pid)
-    return found
-
-
 def kill_driver(process: "subprocess.Popen[str]") -> None:
     process.kill()
 
 
 def kill_worker(process: "subprocess.Popen[str]") -> None:
     """Ray starts another and gives it the task again: the build goes on."""
-    for pid in of_ray(process.pid, "ray::guarded", "ray::IDLE")[:1]:
+    for pid in marked(process.pid, "ray::guarded", "ray::IDLE")[:1]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def kill_all_of_ray(process: "subprocess.Popen[str]") -> None:
-    for pid in of_ray(process.pid, "gcs_server", "raylet", "ray::"):
+    for pid in marked(process.pid, "gcs_server", "raylet", "ray::"):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
