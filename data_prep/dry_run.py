@@ -30,8 +30,8 @@ from data_prep.work import Work
 SAMPLES_PER_KIND = 2
 BYTES_PER_TOKEN = 4
 """Assumed if too little text was sampled to train a tokenizer on."""
-START_S = 6.0
-"""Ray's start and end."""
+START_S = 1.5
+"""Imports, kernels and tokenizers loaded."""
 DRIVER_BYTES = 300_000_000
 
 

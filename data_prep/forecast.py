@@ -101,7 +101,7 @@ def forecast(
     fixed_s: float = 0.0,
     fixed_bytes: int = 0,
 ) -> Forecast:
-    """The forecast. `fixed_s` and `fixed_bytes` are what the build takes whatever its size: Ray's start, training the
+    """The forecast. `fixed_s` and `fixed_bytes` are what the build takes whatever its size: imports, training the
     tokenizer, the driver's memory. There must be at least one sample."""
     assert samples, "nothing was sampled"
     units = sum(group.num_units for group in groups)
