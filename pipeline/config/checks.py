@@ -1,11 +1,12 @@
 """Do the parts fit each other? What is wrong is a Mistake of one line that begins with the key."""
 
 import itertools
+import math
 import re
 from urllib.parse import urlsplit
 
 from data_prep.weights import BLOCK, first_blocks, mixes, problem_of
-from pipeline.config.tree import GuardConfig, ModelConfig, RunConfig, TrainConfig, ZeroConfig
+from pipeline.config.tree import GuardConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig, ZeroConfig
 from pipeline.errors import Mistake
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -21,6 +22,8 @@ def check(config: RunConfig) -> None:
         raise Mistake(
             f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share"
         )
+    for key in ("nodes", "processes_per_node"):
+        _positive(f"cluster.{key}", getattr(config.cluster, key))
     check_remote(config)
     if not config.data.sources:
         raise Mistake("data.sources: give at least one source")
@@ -34,7 +37,12 @@ def check(config: RunConfig) -> None:
     check_model(config.model)
     check_batch_warmup(config)
     check_weight_stages(config)
+    check_optimizer(config.train.optimizer)
     schedule = config.train.schedule
+    if schedule.warmup_steps < 0:
+        raise Mistake(f"train.schedule.warmup_steps: {schedule.warmup_steps} must not be negative; 0 is no warm-up")
+    if not schedule.final_lr_fraction >= 0:
+        raise Mistake(f"train.schedule.final_lr_fraction: {schedule.final_lr_fraction} must not be negative")
     if not 0 <= schedule.decay_fraction <= 1:
         raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
     if schedule.warmup_steps > config.total_steps:
@@ -77,7 +85,7 @@ def check_remote(config: RunConfig) -> None:
                 f"train.checkpoint.keep_local: {keep.keep_local} needs remote, and is at most "
                 f"train.checkpoint.keep_last, {keep.keep_last}"
             )
-    if keep.upload_grace_s < 0:
+    if not keep.upload_grace_s >= 0:
         raise Mistake(f"train.checkpoint.upload_grace_s: {keep.upload_grace_s} must not be negative")
 
 
@@ -117,12 +125,26 @@ def check_zero(config: RunConfig) -> None:
             raise Mistake(f"train.zero.{key}: not with train.optimizer.kind=muon; choose one of them")
 
 
+def check_optimizer(optimizer: OptimizerConfig) -> None:
+    """Raises Mistake for rates that train nothing, or away from the goal. Comparisons are such that nan fails them."""
+    for key in ("lr", "muon_lr"):
+        if not 0 < getattr(optimizer, key) < math.inf:
+            raise Mistake(f"train.optimizer.{key}: {getattr(optimizer, key)} must be more than 0, and finite")
+    for key in ("weight_decay", "eps", "gradient_clipping"):
+        if not 0 <= getattr(optimizer, key) < math.inf:
+            raise Mistake(f"train.optimizer.{key}: {getattr(optimizer, key)} must be 0 or more, and finite")
+    for key, rates in (("betas", optimizer.betas), ("muon_momentum", (optimizer.muon_momentum,))):
+        for rate in rates:
+            if not 0 <= rate < 1:
+                raise Mistake(f"train.optimizer.{key}: {rate} must be at least 0 and below 1")
+
+
 def check_guard(guard: GuardConfig) -> None:
     """Raises Mistake for limits that could not be kept."""
     _positive("train.guard.window_steps", guard.window_steps)
     _positive("train.guard.skip_steps", guard.skip_steps)
     for key in ("loss_deviations", "grad_norm_deviations", "max_rollbacks"):
-        if getattr(guard, key) < 0:
+        if not getattr(guard, key) >= 0:
             raise Mistake(f"train.guard.{key}: {getattr(guard, key)} must not be negative; 0 turns it off")
     if not 0 < guard.step_timeout_s <= guard.start_timeout_s:
         raise Mistake(

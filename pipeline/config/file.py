@@ -94,7 +94,18 @@ def _first_problem(errors: Sequence[Any]) -> str:
         return f"{key}: unknown key; {hint}"
     if error["type"] in ("missing", "missing_argument"):
         return f"{key}: missing; add it"
+    if error["type"] == "int_parsing" and (number := _whole(error["input"])) is not None:
+        return f"{key}: must be a whole number, but the value is {error['input']!r}; write {number:_}"
     return f"{key}: {error['msg']}, but the value is {error['input']!r}"
+
+
+def _whole(text: str) -> int | None:
+    """What YAML takes for text though people mean a number: 1e9."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _fields(cls: type) -> list[str]:
