@@ -135,8 +135,6 @@ def store_corpus(run: Opened, folder: Path) -> None:
 
 
 def show_forecast(run: Opened, workers: int | None, *, as_json: bool) -> None:
-    import os
-
     from data_prep.dry_run import dry_run
     from data_prep.files import plain
     from data_prep.forecast import forecast_text

@@ -9,10 +9,7 @@ compared with the record that covers it. Here are the corpora and what a run has
 """
 
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 from data_prep.files import parse_record, sync_folder, write_atomic, write_record
 from data_prep.manifest import MANIFEST_NAME, SHARD_SUFFIX, SHARDS_NAME, read_manifest_record
@@ -20,18 +17,12 @@ from data_prep.verify import covered
 from pipeline.config import RunConfig, changed_keys
 from pipeline.errors import Mistake
 from pipeline.locks import locked
-from pipeline.remote import STORE_AGAIN, Damaged, RemoteFolder, plain_path
+from pipeline.remote import STORE_AGAIN, Damaged, Moved, RemoteFolder, nobody_looks, plain_path, side_by_side
 from pipeline.runs import RunState, read_state
 from pipeline.workspace import STATE_NAME, RunFolder, Workspace
 
-Moving = TypeVar("Moving")
-
-FILES_AT_ONCE = 4
-"""Of a corpus, going or coming; the stores' own clients move the parts of a large one side by side."""
 FOR_PEOPLE = ("statistics.json", "report.html")
 """What no digest covers, and nothing but a page is made of."""
-Moved = Callable[[int, int], None]
-"""`moved(done, total)`: files of a corpus that have gone or come, and all of them."""
 
 
 def remote_of(config: RunConfig) -> RemoteFolder | None:
@@ -90,7 +81,7 @@ def pins_at(remote: RemoteFolder) -> RunState | None:
 
 
 def bring_corpus(
-    config: RunConfig, workspace: Workspace, moved: Moved = lambda done, total: None, *, hash_inputs: bool = False
+    config: RunConfig, workspace: Workspace, moved: Moved = nobody_looks, *, hash_inputs: bool = False
 ) -> Path | None:
     """Fetches the corpus that the run has pinned, or that its config and inputs name, if the workspace lacks it and the
     remote has it; without its shards if training shall read them from there. Gives its folder if it is here then.
@@ -166,7 +157,7 @@ def fetch_corpus(
         for path, sha256 in covered(coming)
         if shards or path.suffix != SHARD_SUFFIX
     ]
-    _side_by_side(lambda file: remote.fetch(file[0], coming / file[0], file[1]), files, moved)
+    side_by_side(lambda file: remote.fetch(file[0], coming / file[0], file[1]), files, moved)
     for name in FOR_PEOPLE:
         page = remote.read(name)
         if page is not None:
@@ -177,15 +168,18 @@ def fetch_corpus(
     sync_folder(folder.parent)
 
 
-def upload_corpus(folder: Path, remote: RemoteFolder, moved: Moved = lambda done, total: None) -> None:
+def upload_corpus(folder: Path, remote: RemoteFolder, moved: Moved = nobody_looks) -> None:
     """Stores a finished corpus, its manifest last; nothing if it is there. `remote` is its folder in the store.
 
     A folder's name says what its bytes are, so a file that is there in full, from an upload that was broken off, is not
-    sent again.
+    sent again. Raises Mistake if there is another corpus under this name, as one of another version of headrace: shards
+    of the same length would stay there under this one's manifest.
     """
-    manifest = (folder / MANIFEST_NAME).read_bytes()
-    if remote.read(MANIFEST_NAME) == manifest:
+    manifest, there = (folder / MANIFEST_NAME).read_bytes(), remote.read(MANIFEST_NAME)
+    if there == manifest:
         return
+    if there is not None:
+        raise Mistake(f"remote: {remote.url} holds another corpus under this name than {folder}; {STORE_AGAIN}")
     paths = [path for path, _ in covered(folder)] + [folder / SHARDS_NAME, *(folder / name for name in FOR_PEOPLE)]
 
     def send(path: Path) -> None:
@@ -193,15 +187,5 @@ def upload_corpus(folder: Path, remote: RemoteFolder, moved: Moved = lambda done
         if remote.size_bytes(name) != path.stat().st_size:
             remote.put(name, path)
 
-    _side_by_side(send, [path for path in paths if path.exists()], moved)
+    side_by_side(send, [path for path in paths if path.exists()], moved)
     remote.write(MANIFEST_NAME, manifest)
-
-
-def _side_by_side(move: Callable[[Moving], None], files: Sequence[Moving], moved: Moved) -> None:
-    """Moves all files; the first error ends it when those under way are through."""
-    pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="remote")
-    try:
-        for done, _ in enumerate(pool.map(move, files), start=1):
-            moved(done, len(files))
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -7,7 +7,8 @@ for a plain name in this folder or not at all. Credentials are fsspec's business
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -17,8 +18,13 @@ from data_prep.remote import ShortAnswer, asked, one_line, store_of
 from pipeline.errors import Mistake, PipelineError
 
 Answer = TypeVar("Answer")
+Moving = TypeVar("Moving")
 STORE_AGAIN = "remove the corpus's folder there, and run headrace prep where it is whole"
 """What mends a damaged corpus in a store: files that are as long as they should be are not sent again."""
+FILES_AT_ONCE = 4
+"""Of a corpus or a checkpoint, going or coming; the stores' own clients move the parts of a large one side by side."""
+Moved = Callable[[int, int], None]
+"""`moved(done, total)`: files that have gone or come, and all of them."""
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -32,6 +38,10 @@ def plain_path(name: str) -> str:
     if not all(_PLAIN.fullmatch(part) for part in name.split("/")):
         raise Damaged(f"{name!r} is no name that headrace gives a file; whatever names it is damaged or not ours")
     return name
+
+
+def nobody_looks(done: int, total: int) -> None:
+    """For files that come or go without a word."""
 
 
 @dataclass(frozen=True)
@@ -183,3 +193,13 @@ def _replaced(store: Any, path: str, send: Callable[[str], None]) -> None:
     finally:
         coming.unlink(missing_ok=True)
     sync_folder(coming.parent)
+
+
+def side_by_side(move: Callable[[Moving], None], files: Sequence[Moving], moved: Moved = nobody_looks) -> None:
+    """Moves all files; the first error ends it when those under way are through."""
+    pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="remote")
+    try:
+        for done, _ in enumerate(pool.map(move, files), start=1):
+            moved(done, len(files))
+    finally:
+        pool.shutdown(cancel_futures=True)

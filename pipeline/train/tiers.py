@@ -8,7 +8,6 @@ The remote lags behind, and that is all it may do: what a rollback has set aside
 """
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +16,12 @@ from data_prep.files import parse_record, sync_folder, write_atomic, write_recor
 from pipeline.durable import check_pins
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.notice import GoOn, go_on
-from pipeline.remote import Damaged, RemoteFolder, plain_path
+from pipeline.remote import Damaged, RemoteFolder, plain_path, side_by_side
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
 from pipeline.train.stored import is_rewound, note_upload, remote_checkpoint, remote_digest, remote_steps
 from pipeline.workspace import RunFolder
-
-FILES_AT_ONCE = 4
-"""Of a checkpoint on its way here; the stores' own clients fetch the parts of each side by side."""
 
 
 def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoOn = go_on) -> Newest:
@@ -89,11 +85,7 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between
         file = checkpoint.files[name]
         there.fetch(name, coming / name, file.sha256, file.size_bytes)
 
-    pool = ThreadPoolExecutor(max_workers=FILES_AT_ONCE, thread_name_prefix="fetch")
-    try:
-        list(pool.map(fetch, sorted(checkpoint.files)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    side_by_side(fetch, sorted(checkpoint.files))
     coming.rename(run.checkpoint(step))
     sync_folder(run.checkpoints)
     for rest in run.checkpoints.glob(".step-*.fetching"):

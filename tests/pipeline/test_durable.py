@@ -136,6 +136,21 @@ def test_the_manifest_is_stored_last(
     assert files_at(there) == tree(corpus)
 
 
+def test_another_corpus_under_the_same_name_is_not_stored_into_the_first(
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+) -> None:
+    """Its shards have the same lengths, and would not be sent."""
+    there, other = store(remote, begun), tmp_path / "other"
+    manifest = small_corpus(other)
+    write_record(other / MANIFEST_NAME, record_of(sealed(replace(manifest, vocab_size=manifest.vocab_size + 1))))
+    before = files_at(there)
+    with pytest.raises(
+        Mistake, match=rf"remote: {there.url} holds another corpus under this name than {other}; remove"
+    ):
+        upload_corpus(other, there)
+    assert files_at(there) == before
+
+
 @pytest.mark.parametrize("how", ["flip", "tear", "delete"])
 @pytest.mark.parametrize(
     "name",
