@@ -14,6 +14,7 @@ from pipeline.config import load_config
 from pipeline.errors import PipelineError, StoppedOnNotice
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune, store_last
+from pipeline.status import status_record, status_text
 from pipeline.train import stored
 from pipeline.train.checkpoint import RECORD_NAME, Newest, verify_checkpoint
 from pipeline.train.stored import (
@@ -28,7 +29,7 @@ from pipeline.train.stored import (
 from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.upload import Uploader, upload_checkpoint
 from pipeline.train.writer import take_over
-from pipeline.workspace import RunFolder
+from pipeline.workspace import RunFolder, open_workspace
 from tests.stores import Outage, files_at, memory_store, tree
 from tests.train.small_runs import config_tree, write_config
 from tests.train.stored_runs import NAMES, Said, begun, run_at, save
@@ -357,7 +358,12 @@ def test_a_last_checkpoint_that_training_could_not_store_is_stored_by_the_next_h
     for step in (2, 4):
         save(run, step)
     upload_checkpoint(run, there, 2)
+    workspace = open_workspace(config)
+    said = status_text(status_record(config, workspace), "")
+    assert f"stored       step 2, from here, at {there.url}" in said.splitlines()
     assert store_last(config, run)
+    assert status_record(config, workspace)["stored"] == {"at": there.url, "checkpoints": [2, 4]}
+    assert status_record(replace(config, remote=None), workspace)["stored"] is None
     assert remote_digest(there, 4) is not None
     assert not store_last(config, run)
     assert not store_last(replace(config, remote=None), run)
