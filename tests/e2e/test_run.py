@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.locks import locked
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import steps_saved
 from tests.e2e.whole_runs import STEPS, config, headrace, start, text
@@ -103,9 +104,11 @@ def test_a_changed_config_is_refused_with_its_keys(whole: Path) -> None:
 @pytest.mark.slow
 def test_a_mistake_that_the_ranks_find_is_told_in_their_words(whole: Path, tmp_path: Path) -> None:
     workspace = Path(shutil.copytree(whole.parent / "workspace", tmp_path / "workspace"))
-    error = headrace("run", whole, f"workspace={workspace}", "train.tokens=8192", code=2)["error"]
-    assert error.startswith("run whole: training failed: ")
-    assert "train.tokens: 4096 -> 8192" in error
+    run = workspace / "runs/whole"
+    shutil.rmtree(run / f"checkpoints/step-{STEPS:08d}")  # so that there is something to train
+    with locked(run / "train.lock"):
+        error = headrace("run", whole, f"workspace={workspace}", "cluster.processes_per_node=1", code=2)["error"]
+    assert error.startswith(f"run whole: training failed: {run} is being trained by another process; ")
     assert f"(all of it: {workspace}/runs/whole/job/log.txt)" in error
     assert "\n" not in error
 
