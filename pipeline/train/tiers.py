@@ -35,6 +35,12 @@ def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoO
         return local
     passed_over = list(local.passed_over)
     try:
+        if is_ahead(run, remote, local.step) and not is_caught_up(run, remote):
+            passed_over.append(
+                f"{remote.url} has a newer checkpoint whose journal was not there when this start took it over: "
+                "another job stores there now, or the store was away; end that job, and start again"
+            )
+            return replace(local, passed_over=tuple(passed_over))
         for step in newer_at_remote(remote, local.step):
             try:
                 if fetch_checkpoint(remote, run, step, between=between):
@@ -106,6 +112,22 @@ def read_remote(remote: RemoteFolder, coming: Path) -> Checkpoint | None:
         raise Damaged(f"{remote.url}/{RECORD_NAME} is damaged or torn") from error
 
 
+def is_ahead(run: RunFolder, remote: RemoteFolder, step: int | None) -> bool:
+    """Whether the remote has a checkpoint behind a local one that a resume may use."""
+    newer = {one: remote_digest(remote, one) for one in newer_at_remote(remote, step)}
+    return any(digest is not None and not is_rewound(run, remote, one, digest) for one, digest in newer.items())
+
+
+def is_caught_up(run: RunFolder, remote: RemoteFolder) -> bool:
+    """Whether the journal here has every line of the one there, which is stored before its checkpoint. Without them
+    the curve would have a gap, and the data another order than the checkpoint's if the guard has left some out."""
+    return not missing_lines(read_bytes(run.metrics), remote.read(run.metrics.name) or b"")
+
+
+def read_bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
+
+
 def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
     """Takes over what the run has lived through elsewhere, before anything of it is read: if the remote has a newer
     checkpoint than the workspace, then its guard's state and its journal's lines come with it.
@@ -115,8 +137,7 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
     saved = steps_saved(run.checkpoints)
     try:
         check_pins(run, remote)
-        newer = {step: remote_digest(remote, step) for step in newer_at_remote(remote, saved[-1] if saved else None)}
-        if all(digest is None or is_rewound(run, remote, step, digest) for step, digest in newer.items()):
+        if not is_ahead(run, remote, saved[-1] if saved else None):
             return
         guard, journal = remote.read(run.guard.name), remote.read(run.metrics.name)
     except DataError:
@@ -129,7 +150,7 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
         except ValueError as error:
             raise PipelineError(f"{error}; put the one of the workspace there that the run was last in") from error
         write_record(run.guard, state)
-    lines = missing_lines(run.metrics.read_bytes() if run.metrics.exists() else b"", journal or b"")
+    lines = missing_lines(read_bytes(run.metrics), journal or b"")
     run.path.mkdir(parents=True, exist_ok=True)
     with run.metrics.open("ab") as file:
         file.write(lines)

@@ -15,7 +15,7 @@ from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
-from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, sealed, steps_saved, verify_checkpoint
+from pipeline.train.checkpoint import RECORD_NAME, Newest, read_checkpoint, sealed, steps_saved, verify_checkpoint
 from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
 from pipeline.train.tiers import catch_up, missing_lines, newest_of_tiers
@@ -283,6 +283,35 @@ def test_the_journal_and_the_guard_come_with_a_newer_checkpoint(remote: RemoteFo
     save(first, 8)
     catch_up(first, remote)
     assert first.metrics.read_bytes() == before
+
+
+@pytest.mark.parametrize("away", ["another job", "the store"])
+def test_a_checkpoint_that_came_after_the_journal_was_taken_over_is_left_for_the_next_start(
+    remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
+) -> None:
+    """Its curve would have a gap, and its data an order that the guard here knows nothing of."""
+    first, second = run_at(tmp_path / "first"), run_at(tmp_path / "second")
+    train(first, range(1, 5), saved_at=4)
+    upload_checkpoint(first, remote, 4)
+    catch_up(second, remote)
+    assert newest_of_tiers(second, remote).step == 4
+    train(first, range(5, 9), saved_at=8)
+    if away == "the store":
+        upload_checkpoint(first, remote, 8)
+        outage = Outage(monkeypatch)
+        outage.broken = True
+        catch_up(second, remote)
+        outage.broken = False
+    else:
+        catch_up(second, remote)
+        upload_checkpoint(first, remote, 8)
+    found = newest_of_tiers(second, remote)
+    assert found.step == 4
+    assert "has a newer checkpoint whose journal was not there when this start took it over" in found.passed_over[0]
+    assert steps_saved(second.checkpoints) == [4]
+    catch_up(second, remote)
+    assert newest_of_tiers(second, remote) == Newest(step=8, passed_over=())
+    assert [line["step"] for line in unbroken(read_journal(second.metrics))] == [*range(1, 9)]
 
 
 def train(run, steps, saved_at=None):  # type: ignore[no-untyped-def]
