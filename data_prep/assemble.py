@@ -94,7 +94,7 @@ def write_shard(
     starts = np.load(path.with_name(cells_name(source)), mmap_mode="r", allow_pickle=False)
     num_documents = num_cut = 0
     with atomic_file(path) as file, atomic_file(sidecar) as sidecar_file, SidecarWriter(sidecar_file) as documents:
-        writer = ShardWriter(file, work.config.sequence_length, facts.end_of_text_id)
+        writer = ShardWriter(file, work.config.sequence_length, facts.end_of_text_id, facts.token_dtype)
         for number in cells_of_span(span, starts):
             of_cell = _in_shard(work, source, span, number, starts, parts, facts)
             writer.write(of_cell.tokens)

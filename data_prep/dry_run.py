@@ -4,7 +4,7 @@ Units are chosen by hash, some of each kind of input, so that neither the first 
 hashed but what they read, so this takes seconds whatever the size of the inputs.
 """
 
-import hashlib
+import io
 import resource
 import tempfile
 import time
@@ -19,10 +19,9 @@ from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.forecast import SHARDS, Forecast, InputGroup, SampledUnit, forecast
 from data_prep.inputs import Slice, Unit, cut_units, list_inputs
-from data_prep.pack import rows
 from data_prep.parts import Part
 from data_prep.reading import index_tasks, refine_unit
-from data_prep.shards import tar_blocks
+from data_prep.shards import ShardWriter
 from data_prep.texts import take
 from data_prep.tokenizer import Encoder
 from data_prep.work import Work
@@ -111,7 +110,9 @@ def _sampled(
         tokens, _ = encoder.encode(texts)
     encoded = time.perf_counter()
     if len(tokens):
-        hashlib.sha256(tar_blocks(rows(tokens.astype(np.uint16), work.config.sequence_length, 0)).data).digest()
+        writer = ShardWriter(io.BytesIO(), work.config.sequence_length, 0, "uint16")
+        writer.write(tokens.astype(np.uint16))
+        writer.finish()
     written = time.perf_counter()
     source, kind, compression = kind_of(unit)
     return SampledUnit(

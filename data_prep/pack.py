@@ -152,10 +152,3 @@ def cut_documents(pieces: Pieces, lengths: Int64s, sequence_length: int) -> int:
     begins = pieces.offset == 0
     room = sequence_length - pieces.start[begins] % sequence_length
     return int((lengths[pieces.document[begins]] > room).sum())
-
-
-def rows(tokens: Tokens, sequence_length: int, end_of_text_id: int) -> Tokens:
-    """(tokens) -> (sequences, sequence_length); the last sequence is filled up with end-of-text."""
-    padding = -len(tokens) % sequence_length
-    padded = np.pad(tokens, (0, padding), constant_values=end_of_text_id) if padding else tokens
-    return padded.reshape(len(padded) // sequence_length, sequence_length)

@@ -12,7 +12,6 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.manifest import HEADER_BYTES, ManifestRecord, sidecar_name, stride_bytes
-from data_prep.pack import Pieces, Tokens, rows
+from data_prep.pack import Pieces, Tokens
 
 END_BYTES = 1024
 """POSIX ends an archive with two zero blocks of 512 bytes."""
@@ -48,8 +47,8 @@ def sequences_per_shard(shard_bytes: int, sequence_length: int, token_dtype: str
     return max(1, (shard_bytes - END_BYTES) // stride_bytes(sequence_length, token_dtype))
 
 
-def headers(first_row: int, num_rows: int, payload_bytes: int) -> npt.NDArray[np.uint8]:
-    """USTAR headers (num_rows, 512) of the members `{row:010d}.bin`."""
+def _template(payload_bytes: int) -> npt.NDArray[np.uint8]:
+    """A header (512,) of row 0, without its checksum."""
     template = np.zeros(HEADER_BYTES, dtype=np.uint8)
     for offset, value in (
         (0, b"0000000000.bin"),
@@ -58,72 +57,87 @@ def headers(first_row: int, num_rows: int, payload_bytes: int) -> npt.NDArray[np
         (116, b"0000000\0"),  # gid
         (124, b"%011o\0" % payload_bytes),
         (136, b"00000000000\0"),  # mtime
-        (148, b"        "),  # checksum: counted as spaces
+        (148, b"000000\0 "),  # checksum
         (156, b"0"),  # a regular file
         (257, b"ustar\x0000"),
     ):
         template[offset : offset + len(value)] = np.frombuffer(value, dtype=np.uint8)
-    out = np.tile(template, (num_rows, 1))
-    row = np.arange(first_row, first_row + num_rows, dtype=np.int64)
-    checksum = np.full(num_rows, int(template.sum()), dtype=np.int64)
+    return template
+
+
+def _number(headers: npt.NDArray[np.uint8], first_row: int) -> None:
+    """Writes the rows' names and checksums into headers (n, 512 or more) of rows that follow each other."""
+    checked = headers[0, :HEADER_BYTES].copy()
+    checked[:10], checked[148:156] = ord("0"), ord(" ")  # the checksum is counted as spaces
+    row = np.arange(first_row, first_row + len(headers), dtype=np.int64)
+    checksum = np.full(len(headers), int(checked.sum()), dtype=np.int64)
     for place in range(9, -1, -1):
         row, digit = np.divmod(row, 10)
-        out[:, place] += digit.astype(np.uint8)
+        headers[:, place] = ord("0") + digit
         checksum += digit
     for place in range(153, 147, -1):
-        out[:, place] = 48 + (checksum & 7)
+        headers[:, place] = ord("0") + (checksum & 7)
         checksum >>= 3
-    out[:, 154] = 0
-    return out
 
 
-def tar_blocks(sequences: Tokens, first_row: int = 0) -> npt.NDArray[np.uint8]:
-    """(n, sequence_length) as tar members: (n, stride) bytes."""
-    little = np.ascontiguousarray(sequences, dtype=sequences.dtype.newbyteorder("<"))
-    payload = little.view(np.uint8).reshape(len(sequences), -1)
-    stride = HEADER_BYTES + -(-payload.shape[1] // 512) * 512
-    out = np.zeros((len(sequences), stride), dtype=np.uint8)
-    out[:, :HEADER_BYTES] = headers(first_row, len(sequences), payload.shape[1])
-    out[:, HEADER_BYTES : HEADER_BYTES + payload.shape[1]] = payload
-    return out
-
-
-@dataclass
 class ShardWriter:
-    """Writes one shard from a stream of tokens, in bounded memory, and knows its digest at the end."""
+    """Writes one shard from a stream of tokens, in bounded memory, and knows its digest at the end.
 
-    file: BinaryIO
-    sequence_length: int
-    end_of_text_id: int
-    num_sequences: int = 0
-    size_bytes: int = 0
-    _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
-    _rest: Tokens = field(default_factory=lambda: np.zeros(0, dtype=np.uint16))
+    Tokens are copied once: from the stream to their places in a block of tar members, which goes to the file.
+    """
+
+    def __init__(self, file: BinaryIO, sequence_length: int, end_of_text_id: int, token_dtype: str) -> None:
+        self.num_sequences = 0
+        """Those in the file."""
+        self.size_bytes = 0
+        self._file, self._length, self._end_of_text_id = file, sequence_length, end_of_text_id
+        self._digest = hashlib.sha256()
+        stride, dtype = stride_bytes(sequence_length, token_dtype), np.dtype(token_dtype).newbyteorder("<")
+        payload_bytes = sequence_length * dtype.itemsize
+        self._block = np.zeros((max(1, BLOCK_BYTES // stride), stride), dtype=np.uint8)
+        self._block[:, :HEADER_BYTES] = _template(payload_bytes)
+        self._rows: Tokens = self._block[:, HEADER_BYTES : HEADER_BYTES + payload_bytes].view(dtype)
+        self._filled = 0
+        """Tokens of the block."""
 
     def write(self, tokens: Tokens) -> None:
-        """Takes the next tokens of the stream, best some MB of them; whole sequences go to the file."""
-        joined = np.concatenate([self._rest, tokens]) if len(self._rest) else tokens
-        whole = len(joined) // self.sequence_length * self.sequence_length
-        self._put_rows(joined[:whole].reshape(-1, self.sequence_length))
-        self._rest = joined[whole:].copy()  # a view would keep all of them
+        """Takes the next tokens of the stream; best some MB of them."""
+        taken = 0
+        while taken < len(tokens):
+            row, column = divmod(self._filled, self._length)
+            whole_rows = 0 if column else min((len(tokens) - taken) // self._length, len(self._rows) - row)
+            if whole_rows:
+                count = whole_rows * self._length
+                self._rows[row : row + whole_rows] = tokens[taken : taken + count].reshape(whole_rows, self._length)
+            else:
+                count = min(self._length - column, len(tokens) - taken)
+                self._rows[row, column : column + count] = tokens[taken : taken + count]
+            taken += count
+            self._filled += count
+            if self._filled == self._rows.size:
+                self._put_rows(len(self._rows))
 
     def finish(self) -> str:
         """Pads the last sequence, ends the archive and returns the sha256."""
-        self._put_rows(rows(self._rest, self.sequence_length, self.end_of_text_id))
-        self._put(bytes(END_BYTES))
+        row, column = divmod(self._filled, self._length)
+        if column:
+            self._rows[row, column:] = self._end_of_text_id
+            row += 1
+        self._put_rows(row)
+        self._put(memoryview(bytes(END_BYTES)))
         return self._digest.hexdigest()
 
-    def _put_rows(self, sequences: Tokens) -> None:
-        per_block = max(1, BLOCK_BYTES // (sequences.shape[1] * sequences.itemsize))
-        for start in range(0, len(sequences), per_block):
-            block = sequences[start : start + per_block]
-            self._put(tar_blocks(block, self.num_sequences).data)
-            self.num_sequences += len(block)
+    def _put_rows(self, num_rows: int) -> None:
+        if num_rows:
+            _number(self._block[:num_rows], self.num_sequences)
+            self._put(self._block[:num_rows].data)
+        self.num_sequences += num_rows
+        self._filled = 0
 
-    def _put(self, data: "bytes | memoryview") -> None:
-        self.file.write(data)
+    def _put(self, data: memoryview) -> None:
+        self._file.write(data)
         self._digest.update(data)
-        self.size_bytes += len(data) if isinstance(data, bytes) else data.nbytes
+        self.size_bytes += data.nbytes
 
 
 def open_shard(path: Path, manifest: ManifestRecord) -> Tokens:

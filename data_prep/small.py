@@ -92,7 +92,7 @@ def write_small_corpus(
         for span in pack.shard_spans(len(stream), sequence_length, sequences_per_shard):
             shard = folder / "shards" / shard_name(source, span.number)
             with shard.open("wb") as file:
-                writer = shards.ShardWriter(file, sequence_length, end_of_text_id)
+                writer = shards.ShardWriter(file, sequence_length, end_of_text_id, token_dtype)
                 writer.write(stream[span.first_token : span.end_token])
                 sha256 = writer.finish()
             here = pack.clipped(pieces, span.first_token, span.end_token)

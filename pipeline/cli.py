@@ -66,7 +66,12 @@ def prep(
     config: Config,
     overrides: Overrides = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes, or workers of the Ray at RAY_ADDRESS; 0 is this process alone.", show_default="all cores")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes, or workers of the Ray at RAY_ADDRESS; 0 is this process alone.",
+            show_default="all cores",
+        ),
     ] = None,
     keep_dropped: Annotated[
         bool, typer.Option("--keep-dropped", help="Also write what is dropped, and why, to dropped/.")

@@ -15,7 +15,6 @@ from data_prep.pack import (
     clipped,
     cut_documents,
     lay_out,
-    rows,
     shard_spans,
     shuffled,
     starts_of,
@@ -43,17 +42,6 @@ def stream_of(pieces: Pieces, count: int) -> list[tuple[int, int] | None]:
         assert stream[start : start + length] == [None] * length
         stream[start : start + length] = [(document, offset + at) for at in range(length)]
     return stream
-
-
-@given(documents_of_tokens, st.integers(1, 17))
-def test_rows_hold_the_stream_and_end_in_padding(documents: list[list[int]], length: int) -> None:
-    stream = plain_stream(documents)
-    packed = rows(np.array(stream, dtype=np.uint16), length, END)
-    flat = packed.ravel().tolist()
-    assert packed.shape[1] == length
-    assert flat[: len(stream)] == stream
-    assert len(flat) - len(stream) < length
-    assert set(flat[len(stream) :]) <= {END}
 
 
 @given(st.integers(0, 5_000), st.integers(1, 50), st.integers(1, 9))
