@@ -21,13 +21,8 @@ from data_prep.pack import (
 )
 
 END = 0
-documents_of_tokens = st.lists(st.lists(st.integers(1, 65_535), max_size=40), min_size=1, max_size=30)
 lengths_of_documents = st.lists(st.integers(1, 60), max_size=30)
 keys = st.lists(st.integers(0, 2**64 - 1), max_size=50)
-
-
-def plain_stream(documents: list[list[int]]) -> list[int]:
-    return [token for document in documents for token in [*document, END]]
 
 
 def columns(pieces: Pieces) -> list[tuple[int, int, int, int]]:
