@@ -5,9 +5,10 @@
 
 `tokenize_vs_datatrove`: JSON lines to shuffled tokens, no rules, no deduplication. `full_vs_datatrove`: with the rules
 of FineWeb (Gopher, C4 and its own), exact and near duplicates. Each is their time over ours for the same input files
-and the same tokenizer.json, on the same two cores, everything counted: the interpreter's start and its imports, Ray's
-start, fsync. What each side runs: datatrove_side.py, and `run_config` here. Ours does more: it shuffles over all files,
-packs, writes hashed shards with their documents beside them, and checks its tokenizer.
+and the same tokenizer.json, on the same two cores, everything counted: the interpreter's start and its imports, fsync.
+With `--ray` ours starts a Ray for itself instead of processes, which is counted too. What each side runs:
+datatrove_side.py, and `run_config` here. Ours does more: it shuffles over all files, packs, writes hashed shards with
+their documents beside them, and checks its tokenizer.
 
     packages of text ──> part-*.jsonl ───────┬─> headrace prep      ──┬─> seconds, documents, tokens
           └─> tokenizer.json ────────────────┴─> datatrove_side.py  ──┘
@@ -270,9 +271,13 @@ def main() -> None:
     options.add_argument("--full-megabytes", type=int, default=200, help="text for the full side; some 0.5 MB/s")
     options.add_argument("--rounds", type=int, default=1)
     options.add_argument("--only", choices=list(SHARES), help="one side of the two")
+    options.add_argument("--ray", action="store_true", help="ours over a Ray that it starts and ends")
     options.add_argument("--profile", action="store_true", help="where our time goes, by step; no comparison")
     options.add_argument("--cache", type=Path, default=CACHE)
     chosen = options.parse_args()
+    os.environ.pop("RAY_ADDRESS", None)
+    if chosen.ray:
+        os.environ["RAY_ADDRESS"] = "local"
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])  # for all that is started from here
     sizes = {"tokenize": chosen.megabytes, "full": chosen.full_megabytes}
     sides = [chosen.only] if chosen.only else list(SHARES)
