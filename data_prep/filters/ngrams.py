@@ -57,9 +57,9 @@ def ngram_scores(data: Bytes, kinds: Bytes, offsets: Int64s) -> Int64s:
         for n in range(2, LONGEST_NGRAM + 1):
             if not num_active:
                 break
-            find_firsts(keys, active[:num_active], firsts, counts, slots)
+            top = find_firsts(keys, active[:num_active], firsts, counts, slots, ends, n)
             if n < 5:
-                scores[n - 2, text] = top_characters(active[:num_active], firsts, counts, ends, n)
+                scores[n - 2, text] = top
             else:
                 scores[n - 2, text] = duplicate_characters(active[:num_active], firsts, ends, n)
             num_active = keep_repeated(keys, active[:num_active], firsts, counts)
@@ -94,46 +94,48 @@ def split(data: Bytes, kinds: Bytes, keys: Int64s, ends: Int64s) -> int:
 
 
 @kernel
-def find_firsts(keys: Int64s, active: Int32s, firsts: Int32s, counts: Int32s, slots: Int32s) -> None:
-    """Fills in for each active place the first place with an equal key, and for that one how many there are."""
+def find_firsts(
+    keys: Int64s, active: Int32s, firsts: Int32s, counts: Int32s, slots: Int32s, ends: Int64s, n: int
+) -> int:
+    """Fills in for each active place the first place with an equal key, and for that one how many there are; returns
+    the top characters. An n-gram counts for those when it comes level with the most frequent so far: the last to do
+    so are the most frequent of all."""
     mask = table_size(len(active)) - 1
     slots[: mask + 1] = -1
+    most, longest = 1, 0
     for place in active:
         key = keys[place]
         slot = (key * GOLDEN >> 32) & mask
-        while slots[slot] >= 0 and keys[slots[slot]] != key:
+        first = slots[slot]
+        while first >= 0 and keys[first] != key:
             slot = slot + 1 & mask
-        if slots[slot] < 0:
-            slots[slot] = place
-            counts[place] = 0
-        firsts[place] = slots[slot]
-        counts[slots[slot]] += 1
+            first = slots[slot]
+        if first < 0:
+            slots[slot] = firsts[place] = place
+            counts[place] = 1
+            continue
+        firsts[place] = first
+        counts[first] += 1
+        if counts[first] >= most:
+            length = ends[first + n] - ends[first]
+            longest = length if counts[first] > most else max(longest, length)
+            most = counts[first]
+    return most * longest if most > 1 else 0
 
 
 @kernel
 def keep_repeated(keys: Int64s, active: Int32s, firsts: Int32s, counts: Int32s) -> int:
-    """Leaves those active that are repeated and whose next is; their keys become those of the longer n-grams."""
+    """Leaves those active that are repeated and whose next is; their keys become those of the longer n-grams. Without
+    a branch: which n-grams are repeated cannot be guessed."""
     kept = 0
     for place in active:
         here, behind = firsts[place], firsts[place + 1]
-        if behind >= 0 and counts[here] > 1 and counts[behind] > 1:
-            keys[place] = np.int64(here) << 32 | behind
-            active[kept] = place
-            kept += 1
-        else:
-            firsts[place] = -1
+        stays = (behind >= 0) & (counts[here] > 1) & (counts[max(behind, 0)] > 1)
+        keys[place] = np.int64(here) << 32 | np.int64(behind)
+        active[kept] = place
+        firsts[place] = here if stays else -1
+        kept += stays
     return kept
-
-
-@kernel
-def top_characters(active: Int32s, firsts: Int32s, counts: Int32s, ends: Int64s, n: int) -> int:
-    most, longest = 1, 0
-    for place in active:
-        if firsts[place] == place and counts[place] >= most:
-            length = ends[place + n] - ends[place]
-            longest = length if counts[place] > most else max(longest, length)
-            most = counts[place]
-    return most * longest if most > 1 else 0
 
 
 @kernel
