@@ -65,9 +65,7 @@ def train(
     if config.data.cache_bytes is not None:
         check_budget(config.data.cache_bytes, manifest)
     with watchdog_of(config, tell) as watchdog, in_world(world):
-        notice.watch(
-            run.stop
-        )  # not before all have met: rank 0 may have removed one that was meant for an earlier start
+        notice.watch(run.stop)  # all have met, so rank 0 has removed one that was meant for an earlier start
         seed_rank(config.train, world)
         model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
         engine = start_engine(model, config.train, world)
