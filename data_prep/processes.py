@@ -106,7 +106,7 @@ def _started() -> Worker:
     with theirs:
         process = subprocess.Popen(
             # -P: the same code as here, whatever lies in the working folder
-            [sys.executable, "-P", "-m", "data_prep.worker", str(theirs.fileno()), str(os.getpid())],
+            [sys.executable, "-P", "-m", "data_prep.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # the caller's may carry a record

@@ -124,6 +124,11 @@ def test_a_terminal_or_slurm_does_not_end_workers(two: Processes) -> None:
     assert set(answers(two, [(os.getpid, ())] * 8).values()) == pids
 
 
+def test_more_than_a_socket_holds_goes_both_ways_at_once(two: Processes) -> None:
+    many = "x" * 4_000_000
+    assert answers(two, [(str, (many,))] * 9) == dict.fromkeys(range(9), many)
+
+
 def test_no_more_workers_than_there_are_tasks() -> None:
     pool = Processes(5)
     pool.begin(1)
@@ -208,7 +213,7 @@ def test_killed_at_a_random_instant_it_ends_with_the_same_digest(tmp_path: Path,
             process.stdout.close()
             assert code == 0 or kill is kill_driver, "a lost worker must not end a build"
             while left := marked(process.pid, "data_prep.worker"):
-                time.sleep(0.01)  # the kernel ends them; the test's timeout is the bound
+                time.sleep(0.01)  # they see the socket close; the test's timeout is the bound
                 assert code != 0, f"{left} were left behind"
         folder, manifest = prepare(config(tmp_path / "in", unit_bytes=4_000), tmp_path, "demo")
         assert manifest == alone[1]
