@@ -98,7 +98,7 @@ def test_the_mask_is_made_once_a_batch_in_the_precision_of_attention(monkeypatch
         seen.append(mask)
         return real(query, key, value, mask)
 
-    monkeypatch.setattr("pipeline.model.layers.attend", watching)
+    monkeypatch.setattr("pipeline.model.ulysses.attend", watching)
     model = build(ModelConfig(layers=3, width=32, heads=4), VOCAB, EOT, seed=0).to(torch.bfloat16)
     model(documents())
     assert len(seen) == 3
