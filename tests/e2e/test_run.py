@@ -152,9 +152,9 @@ def test_told_to_stop_it_lets_training_save_first(tmp_path: Path) -> None:
     assert "headrace: run whole: told to stop; its training saves first\n" in said
     assert said.splitlines()[-1] == "headrace: run whole: stopped on notice; run it again to resume"
     lines = read_journal(run / "metrics.jsonl")
-    told, notice = (line for line in lines if line["kind"] in ("told", "notice"))
-    assert lines[-1] == notice
-    assert told["heard_at"] <= notice["time"]
+    [notice] = [line for line in lines if line["kind"] == "notice"]  # rank 0 may obey before it is told: rank 1 was
+    assert all(line["kind"] in ("told", "notice") for line in lines[lines.index(notice) :])
+    assert notice["heard_at"] <= notice["time"]
     assert notice["step"] == max(steps_saved(run / "checkpoints"))
 
 

@@ -23,7 +23,7 @@ def test_a_round_is_drawn_from_seed_and_number_alone_and_its_last_start_is_not_s
 
 @pytest.mark.slow
 def test_whatever_strikes_the_run_ends_as_the_unbroken_one() -> None:
-    minutes, seed = os.environ.get("HEADRACE_DRILL_MINUTES", "1.5"), os.environ.get("HEADRACE_DRILL_SEED", "1")
+    minutes, seed = os.environ.get("HEADRACE_DRILL_MINUTES", "1"), os.environ.get("HEADRACE_DRILL_SEED", "1")
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.drill", "--minutes", minutes, "--seed", seed],
         cwd=ROOT,
