@@ -31,7 +31,7 @@ from pipeline.doctor.small import VOCABULARY, small_run
 from pipeline.errors import Mistake
 from pipeline.plan.estimate import Plan, make_plan
 from pipeline.plan.hardware import hardware_for
-from pipeline.plan.memory import ELEMENT_BYTES
+from pipeline.plan.memory import ELEMENT_BYTES, Forward
 from pipeline.plan.traffic import exchanged_bytes
 from pipeline.plan.vocabulary import find_vocabulary
 from pipeline.train.engine import in_world
@@ -256,14 +256,20 @@ def traffic_of(patient: Patient) -> Traffic | None:
     if plan is None or not patient.timed:
         return None
     moved = plan.parameters.total * ELEMENT_BYTES[train.precision]
-    shape = (patient.config.model, train.micro_batch_size, plan.sequence_length)
+    one = Forward(
+        model=patient.config.model,
+        micro_batch_size=train.micro_batch_size,
+        sequence_length=plan.sequence_length,
+        precision=train.precision,
+        peers=train.sequence_parallel,
+    )
     return Traffic(
         stage=train.zero.stage,
         gradient_bytes=moved,
         weight_bytes=moved,
         reductions=plan.accumulation,
         compute_s=plan.tokens_per_step / plan.tokens_per_s,
-        exchanged_bytes=plan.accumulation * exchanged_bytes(*shape, train.precision, train.sequence_parallel),
+        exchanged_bytes=plan.accumulation * exchanged_bytes(one),
         peers=train.sequence_parallel,
     )
 

@@ -64,6 +64,34 @@ class States:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A rank's forward pass over one micro-batch: what is arithmetic on it takes this."""
+
+    model: ModelConfig
+    micro_batch_size: int
+    sequence_length: int
+    precision: Literal["fp32", "bf16"]
+    gpu: bool = False
+    peers: int = 1
+    """Ranks that share its sequences, each a slice of the positions."""
+
+    @property
+    def positions(self) -> int:
+        """Of all sequences together, this rank's."""
+        return self.micro_batch_size * self.sequence_length // self.peers
+
+    @property
+    def element_bytes(self) -> int:
+        return ELEMENT_BYTES[self.precision]
+
+    @property
+    def key_value_width(self) -> int:
+        """Of the keys or values of a position in attention: where key heads are fewer than peers, each peer has one."""
+        copies = max(1, self.peers // (self.model.kv_heads or self.model.heads))
+        return copies * key_value_width(self.model)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockActivations:
     """Bytes that one block keeps of one micro-batch."""
 
@@ -75,94 +103,66 @@ class BlockActivations:
     """Its norm and the MLP."""
 
 
-def block_activations(
-    model: ModelConfig,
-    micro_batch_size: int,
-    sequence_length: int,
-    precision: Literal["fp32", "bf16"],
-    *,
-    gpu: bool,
-    peers: int = 1,
-) -> BlockActivations:
+def block_activations(one: Forward) -> BlockActivations:
     """For `pipeline.model.layers` as they stand. Attention runs fused: no T × T scores.
 
     GPU and CPU differ in two kernels: RMSNorm is one kernel on a GPU and keeps its input, on a CPU it is composed and
     keeps two fp32 tensors; attention's output has to be copied on a CPU to lie as the next layer reads it.
 
-    Peers that share sequences keep their share of positions and, inside attention, of heads, which is as much; but
-    where key heads are fewer than peers, each peer has one.
+    Peers that share sequences keep their share of positions and, inside attention, of heads, which is as much.
     """
-    tokens, element = micro_batch_size * sequence_length // peers, ELEMENT_BYTES[precision]
-    wide = tokens * model.width * element
-    norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
+    model, positions = one.model, one.positions
+    wide = positions * model.width * one.element_bytes
+    norm = _norm_bytes(one, model.width, rows=positions)
     qkv_input = out_input = mlp_input = query = wide
-    copies = max(1, peers // (model.kv_heads or model.heads))
-    keys_and_values = 2 * copies * tokens * key_value_width(model) * element
-    attention_output = 0 if gpu and peers == 1 else wide  # on a GPU it is `out_input`, if it is not sent to peers
-    log_sum_exp = 4 * tokens * model.heads
+    keys_and_values = 2 * positions * one.key_value_width * one.element_bytes
+    attention_output = 0 if one.gpu and one.peers == 1 else wide  # on a GPU it is `out_input`, if not sent to peers
+    log_sum_exp = 4 * positions * model.heads
+    gates = 4 * positions * model.mlp_hidden * one.element_bytes  # gate, silu(gate), up and their product
     qk_norms = 0
     if model.qk_norm:
-        kv_heads = model.kv_heads or model.heads
-        qk_norms = _norm_bytes(tokens, model.width, tokens * model.heads, precision, gpu=gpu) + _norm_bytes(
-            tokens, key_value_width(model), tokens * kv_heads, precision, gpu=gpu
+        qk_norms = _norm_bytes(one, model.width, rows=positions * model.heads) + _norm_bytes(
+            one, key_value_width(model), rows=positions * (model.kv_heads or model.heads)
         )
     return BlockActivations(
         input=wide,
         attention=norm + qkv_input + qk_norms + query + keys_and_values + attention_output + log_sum_exp + out_input,
-        mlp=norm + mlp_input + 4 * tokens * model.mlp_hidden * element,  # gate, silu(gate), up and their product
+        mlp=norm + mlp_input + gates,
     )
 
 
-def _norm_bytes(tokens: int, width: int, rows: int, precision: Literal["fp32", "bf16"], *, gpu: bool) -> int:
-    wide = tokens * width * ELEMENT_BYTES[precision] if gpu else 2 * tokens * width * 4
+def _norm_bytes(one: Forward, width: int, *, rows: int) -> int:
+    wide = one.positions * width * (one.element_bytes if one.gpu else 2 * 4)
     return wide + 4 * rows
 
 
-def activation_bytes(
-    model: ModelConfig,
-    micro_batch_size: int,
-    sequence_length: int,
-    precision: Literal["fp32", "bf16"],
-    *,
-    gpu: bool,
-    peers: int = 1,
-) -> int:
+def activation_bytes(one: Forward) -> int:
     """What autograd saves of a forward pass but for the logits. Peers have whole rows of tokens, and whole masks."""
-    tokens, element = micro_batch_size * sequence_length // peers, ELEMENT_BYTES[precision]
-    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu, peers=peers)
-    again = blocks_again(model)
+    model, block, again = one.model, block_activations(one), blocks_again(one.model)
     as_recomputed = block.input + (block.mlp if model.recompute == "attention" else 0)
     blocks = again * as_recomputed + (model.layers - again) * (block.attention + block.mlp)
-    norm = _norm_bytes(tokens, model.width, tokens, precision, gpu=gpu)
-    ids = 8 * micro_batch_size * sequence_length + 8 * tokens  # tokens and targets
-    head = norm + tokens * model.width * element + ids  # last norm, output layer's input
-    rotary = 4 * sequence_length // peers * (model.width // model.heads)
-    return blocks + head + rotary + mask_bytes(micro_batch_size, sequence_length, precision, gpu=gpu)
+    ids = 8 * one.micro_batch_size * one.sequence_length + 8 * one.positions  # tokens and targets
+    last_norm = _norm_bytes(one, model.width, rows=one.positions)
+    output_input = one.positions * model.width * one.element_bytes
+    rotary = 4 * one.sequence_length // one.peers * (model.width // model.heads)
+    return blocks + last_norm + output_input + ids + rotary + mask_bytes(one)
 
 
-def mask_bytes(micro_batch_size: int, sequence_length: int, precision: Literal["fp32", "bf16"], *, gpu: bool) -> int:
+def mask_bytes(one: Forward) -> int:
     """The document mask, one for all blocks: on a CPU a number for each pair of positions; on a GPU each position's
     document, and four lists of which of 128 × 128 positions to look at."""
-    if not gpu:
-        return micro_batch_size * sequence_length**2 * ELEMENT_BYTES[precision]
-    return micro_batch_size * (8 * sequence_length + 4 * 4 * (-(-sequence_length // 128)) ** 2)
+    if not one.gpu:
+        return one.micro_batch_size * one.sequence_length**2 * one.element_bytes
+    return one.micro_batch_size * (8 * one.sequence_length + 4 * 4 * (-(-one.sequence_length // 128)) ** 2)
 
 
-def recomputed_bytes(
-    model: ModelConfig,
-    micro_batch_size: int,
-    sequence_length: int,
-    precision: Literal["fp32", "bf16"],
-    *,
-    gpu: bool,
-    peers: int = 1,
-) -> int:
+def recomputed_bytes(one: Forward) -> int:
     """What backward makes again, one block at a time, when the logits are gone; with a whole block also the first
     gradient inside its MLP, which comes while all of it is there."""
-    block = block_activations(model, micro_batch_size, sequence_length, precision, gpu=gpu, peers=peers)
-    gradient = micro_batch_size * sequence_length // peers * model.mlp_hidden * ELEMENT_BYTES[precision]
+    block = block_activations(one)
+    gradient = one.positions * one.model.mlp_hidden * one.element_bytes
     whole = block.attention + block.mlp + gradient
-    return {"none": 0, "attention": block.attention, "block": whole}[model.recompute]
+    return {"none": 0, "attention": block.attention, "block": whole}[one.model.recompute]
 
 
 def blocks_again(model: ModelConfig) -> int:
@@ -170,25 +170,18 @@ def blocks_again(model: ModelConfig) -> int:
     return {"none": 0, "attention": model.layers, "block": -(-model.layers // model.recompute_every)}[model.recompute]
 
 
-def logit_bytes(micro_batch_size: int, sequence_length: int, vocab_size: int) -> int:
+def logit_bytes(positions: int, vocab_size: int) -> int:
     """One fp32 copy of the logits; the log-probabilities that are kept for backward are one."""
-    return 4 * micro_batch_size * sequence_length * vocab_size
+    return 4 * positions * vocab_size
 
 
-def loss_bytes(
-    model: ModelConfig,
-    micro_batch_size: int,
-    sequence_length: int,
-    vocab_size: int,
-    precision: Literal["fp32", "bf16"],
-) -> int:
+def loss_bytes(one: Forward, vocab_size: int) -> int:
     """The most that the output layer and the loss hold."""
-    whole = 3 * logit_bytes(micro_batch_size, sequence_length, vocab_size)
-    if model.loss_chunk_size is None:
-        return whole
-    positions, element = min(model.loss_chunk_size, micro_batch_size * sequence_length), ELEMENT_BYTES[precision]
-    chunk = 3 * logit_bytes(1, positions, vocab_size) + element * positions * vocab_size
-    gradients = (4 + element) * vocab_size * model.width + element * micro_batch_size * sequence_length * model.width
+    if one.model.loss_chunk_size is None:
+        return 3 * logit_bytes(one.positions, vocab_size)
+    at_once, element = min(one.model.loss_chunk_size, one.positions), one.element_bytes
+    chunk = 3 * logit_bytes(at_once, vocab_size) + element * at_once * vocab_size
+    gradients = (4 + element) * vocab_size * one.model.width + element * one.positions * one.model.width
     return chunk + gradients
 
 
@@ -251,12 +244,16 @@ def memory(
     gpu: bool,
 ) -> Memory:
     """A rank's memory at a stage, which may be another than the config's."""
-    micro_batch_size, peers = train.micro_batch_size, train.sequence_parallel
     states = state_bytes(model, vocab_size, stage, train.precision, world_size, gpu=gpu)
-    shape = (model, micro_batch_size, sequence_length)
-    kept = activation_bytes(*shape, train.precision, gpu=gpu, peers=peers)
-    again = recomputed_bytes(*shape, train.precision, gpu=gpu, peers=peers)
-    logits = loss_bytes(model, micro_batch_size, sequence_length // peers, vocab_size, train.precision)
+    one = Forward(
+        model=model,
+        micro_batch_size=train.micro_batch_size,
+        sequence_length=sequence_length,
+        precision=train.precision,
+        gpu=gpu,
+        peers=train.sequence_parallel,
+    )
+    kept, again, logits = activation_bytes(one), recomputed_bytes(one), loss_bytes(one, vocab_size)
     activations = kept + max(0, again - logits)
     return Memory(
         weights=states.weights,

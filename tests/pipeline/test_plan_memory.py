@@ -19,6 +19,7 @@ from pipeline.model import ulysses
 from pipeline.model.decoder import Decoder, build
 from pipeline.model.loss import next_token_loss
 from pipeline.plan.memory import (
+    Forward,
     activation_bytes,
     checkpoint_bytes,
     logit_bytes,
@@ -71,6 +72,10 @@ def test_flops_are_three_times_those_that_torch_counts_forward(model: ModelConfi
     assert flops.full - flops.causal == 6 * model.layers * model.width * T
 
 
+def a_forward(model: ModelConfig, precision: Precision, peers: int = 1) -> Forward:
+    return Forward(model=model, micro_batch_size=B, sequence_length=T, precision=precision, peers=peers)
+
+
 def some_tokens() -> torch.Tensor:
     tokens = torch.randint(1, V, (B, T), generator=torch.Generator().manual_seed(0))
     tokens[:, ::17] = 0
@@ -81,9 +86,9 @@ def some_tokens() -> torch.Tensor:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_are_what_autograd_saves(model: ModelConfig, precision: Precision) -> None:
     module = build(model, V, 0, seed=0).to(DTYPES[precision])
-    logits = logit_bytes(B, T, V)
+    logits = logit_bytes(B * T, V)
     measured = saved_bytes(module, lambda: next_token_loss(module(some_tokens()), some_tokens(), 0))
-    assert activation_bytes(model, B, T, precision, gpu=False) + logits == pytest.approx(measured, rel=0.002)
+    assert activation_bytes(a_forward(model, precision)) + logits == pytest.approx(measured, rel=0.002)
 
 
 @shapes
@@ -96,7 +101,7 @@ def test_peers_that_share_sequences_save_their_part(
     module = build(model, V, 0, seed=0)
     module.share_sequences(ulysses.Peers(size=peers, rank=1))
     measured = saved_bytes(module, lambda: module(some_tokens(), loss=True))
-    planned = activation_bytes(model, B, T, "fp32", gpu=False, peers=peers) + logit_bytes(B, T // peers, V)
+    planned = activation_bytes(a_forward(model, "fp32", peers)) + logit_bytes(B * T // peers, V)
     assert planned == pytest.approx(measured, rel=0.003)
 
 
@@ -114,8 +119,8 @@ def test_what_peers_exchange_is_what_they_send(model: ModelConfig, peers: int, m
     module = build(model, V, 0, seed=0)
     module.share_sequences(ulysses.Peers(size=peers))
     module(some_tokens(), loss=True).total.backward()
-    assert sum(sent) == exchanged_bytes(model, B, T, "fp32", peers)
-    assert exchanged_bytes(model, B, T, "fp32", 1) == 0
+    assert sum(sent) == exchanged_bytes(a_forward(model, "fp32", peers))
+    assert exchanged_bytes(a_forward(model, "fp32")) == 0
 
 
 def saved_bytes(module: Decoder, forward: Callable[[], Any]) -> int:
@@ -163,9 +168,8 @@ def test_activations_and_logits_are_the_peak_of_forward_and_backward(
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    again = recomputed_bytes(model, B, T, precision, gpu=False, peers=peers)
-    beside = max(loss_bytes(model, B, T // peers, V, precision), again)
-    planned = activation_bytes(model, B, T, precision, gpu=False, peers=peers) + beside
+    one = a_forward(model, precision, peers)
+    planned = activation_bytes(one) + max(loss_bytes(one, V), recomputed_bytes(one))
     assert planned == pytest.approx(peak, rel=0.05)
 
 
