@@ -1,4 +1,4 @@
-"""How much memory a build takes as its input grows: the driver and the largest Ray worker, sampled while they run.
+"""How much memory a build takes as its input grows: the driver and the largest worker process, sampled while they run.
 
     python -m benchmarks.prep_memory [--megabytes 100 500 2000] [--json]
 
@@ -20,7 +20,6 @@ import orjson
 import psutil
 
 from benchmarks.record import parser, report
-from data_prep import crew
 from data_prep.build import prepare
 from data_prep.config import CorpusConfig, DedupConfig, HeldoutConfig, MinHashConfig, SourceConfig, TokenizerConfig
 from data_prep.small import byte_tokenizer
@@ -100,7 +99,6 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--megabytes", type=int, nargs="+", default=[100, 500, 2000], help="sizes of the input")
     chosen = options.parse_args()
-    crew.DRIVER_WORKS = False  # or the driver would be a worker too
     runs = []
     for megabytes in chosen.megabytes:
         with tempfile.TemporaryDirectory(prefix="headrace-memory-") as name:

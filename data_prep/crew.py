@@ -22,8 +22,6 @@ IN_FLIGHT_PER_WORKER = 2
 """One running, one waiting: a worker never idles, and a kill costs at most these."""
 FEW_WORKERS = 4
 """Up to so many, this process is one of them: a core that only waits is much of few. More would wait for it."""
-DRIVER_WORKS = True
-"""Whether this process does tasks. Tests of the pools turn it off."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,7 @@ def hired(workers: int | None) -> Iterator[Crew]:
     from data_prep.processes import Processes
 
     workers = workers or len(os.sched_getaffinity(0))
-    driver_works = DRIVER_WORKS and workers <= FEW_WORKERS
+    driver_works = workers <= FEW_WORKERS
     processes = Processes(workers - driver_works)
     try:
         yield Crew(processes, driver_works=driver_works)

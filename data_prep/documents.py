@@ -93,7 +93,7 @@ def _read_jsonl(piece: Slice, source: SourceConfig, step_bytes: int) -> Iterator
     lines: Lines | None = None
     for offset, block in _line_blocks(piece):
         size = len(block) - len(END)
-        if lines is not None and not lines.have_room(size):
+        if lines is not None and not lines.has_room(size):
             yield DocumentBatch(*lines.documents())
             lines = None
         lines = lines or Lines(piece.file.relative, source.text_field, source.id_field, max(size, step_bytes))

@@ -77,7 +77,7 @@ class Lines:
         self._done = 0
         self._bad: Counter[str] = Counter()
 
-    def have_room(self, num_bytes: int) -> bool:
+    def has_room(self, num_bytes: int) -> bool:
         """Whether lines of so many bytes can be read, whatever is in them."""
         return int(self._table[self._done, TEXT_END:].max()) + num_bytes + 2 * PADDING <= len(self._texts)
 

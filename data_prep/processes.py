@@ -53,9 +53,9 @@ class Processes:
         self._send(min(self._workers, key=lambda one: len(one.given)), place, call)
 
     def ended(self, *, block: bool) -> Iterator[tuple[int, Any]]:
-        by_connection = {one.connection: one for one in self._workers if one.given}
-        for connection in wait(list(by_connection), None if block else 0):
-            worker = by_connection[connection]  # type: ignore[index]
+        by_connection: dict[Any, Worker] = {one.connection: one for one in self._workers if one.given}
+        for connection in wait(by_connection, None if block else 0):
+            worker = by_connection[connection]
             try:
                 result = worker.connection.recv()
             except (EOFError, OSError):

@@ -46,7 +46,7 @@ def upload_checkpoint(
     remote: RemoteFolder,
     step: int,
     wanted: Callable[[], bool] = lambda: True,
-    settling: AbstractContextManager[Any] = nullcontext(),  # noqa: B008
+    settling: AbstractContextManager[Any] | None = None,
     writer: Writer | None = None,
 ) -> Checkpoint | None:
     """Stores a checkpoint, its record last. Gives None if it is there already, or if it is no longer `wanted`, which is
@@ -76,7 +76,7 @@ def upload_checkpoint(
         if not wanted():
             return None
         there.write(RECORD_NAME, record)
-    with settling:
+    with settling or nullcontext():
         if not wanted():
             return None
         note_upload(run, remote, step, done=True)

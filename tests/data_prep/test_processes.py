@@ -151,13 +151,13 @@ def test_workers_run_our_code_wherever_they_are_started(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_five_processes_make_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "DRIVER_WORKS", False)
+@pytest.mark.parametrize("workers", [2, 5])
+def test_any_number_of_processes_makes_the_same_bytes(tmp_path: Path, workers: int) -> None:
     write_inputs(tmp_path / "in")
     alone = prepare(config(tmp_path / "in"), tmp_path / "alone", "demo", workers=0)
-    by_five = prepare(config(tmp_path / "in", unit_bytes=4_000), tmp_path / "five", "demo", workers=5)
-    assert by_five[1] == alone[1]
-    assert files_of(by_five[0]) == files_of(alone[0])
+    made = prepare(config(tmp_path / "in", unit_bytes=4_000), tmp_path / "made", "demo", workers=workers)
+    assert made[1] == alone[1]
+    assert files_of(made[0]) == files_of(alone[0])
 
 
 DRIVER = """
