@@ -44,8 +44,8 @@ class Done(Generic[Record]):
 
 
 class Hashed:
-    """A file that is written from its beginning to its end, and the xxh3 of what was written. Of a file it has what numpy
-    and Arrow ask of one."""
+    """A file that is written from its beginning to its end, and the xxh3 of what was written; it has what numpy and
+    Arrow ask of a file."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

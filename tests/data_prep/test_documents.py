@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import fsspec
 import orjson
@@ -167,6 +168,22 @@ def spoiled(draw: st.DrawFn) -> bytes:
 def test_what_the_kernel_reads_is_what_orjson_reads(some: list[bytes]) -> None:
     data = b"\n".join(some)
     ids, texts, bad = read_lines(data, 0, "a.jsonl", "text", "id")
+    assert (list(zip(ids, (texts[i] for i in range(len(texts))), strict=True)), bad) == by_orjson(data)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(st.one_of(st.builds(str.encode, record), spoiled()), max_size=20), st.integers(1, 6), st.integers(2, 9))
+def test_blocks_of_lines_are_gathered_as_they_are_read_at_once(some: list[bytes], at_once: int, rows: int) -> None:
+    """Whatever the lines of a block, and however often the table of documents has to grow."""
+    data = b"".join(line + b"\n" for line in some)
+    with mock.patch.object(jsonl, "FEW_DOCUMENTS", rows):
+        lines, offset = jsonl.Lines("a.jsonl", "text", "id", len(data)), 0
+        for first in range(0, len(some), at_once):
+            block = b"".join(line + b"\n" for line in some[first : first + at_once])
+            assert lines.has_room(len(block))
+            lines.read(block + jsonl.END, offset)
+            offset += len(block)
+    ids, texts, bad = lines.documents()
     assert (list(zip(ids, (texts[i] for i in range(len(texts))), strict=True)), bad) == by_orjson(data)
 
 

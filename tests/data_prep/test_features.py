@@ -209,6 +209,16 @@ def test_personal_data_never_leaves_the_reader(tmp_path: Path) -> None:
     assert texts_of_corpus(folder, manifest)["d"] == "Write to <EMAIL> about the mill."
 
 
+def test_documents_that_differ_in_personal_data_alone_are_duplicates_when_it_is_replaced(tmp_path: Path) -> None:
+    """What is compared is what would be trained on."""
+    letters = [{"id": name, "text": f"Write to {name}@example.com about the mill."} for name in ("jane", "joe")]
+    write_lines(tmp_path / "in" / "x.jsonl", [*letters, {"id": "other", "text": "Nobody writes."}])
+    for action, kept in (("replace", {"jane", "other"}), ("off", {"jane", "joe", "other"})):
+        source = SourceConfig(name="web", path=f"{tmp_path}/in", pii=PiiConfig(action=action))
+        folder, manifest = prepare(settings(tmp_path, (source,)), tmp_path / action, "demo", workers=0)
+        assert texts_of_corpus(folder, manifest).keys() == kept
+
+
 def test_after_the_machine_was_started_anew_only_whole_work_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

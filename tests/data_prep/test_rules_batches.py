@@ -2,10 +2,11 @@
 
 import unicodedata
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.clean import NUM_CODES, clean, clean_all
+from data_prep.clean import BLOCK_BYTES, NUM_CODES, clean, clean_all
 from data_prep.config import PII_KINDS
 from data_prep.language import language_of, languages_of
 from data_prep.pii import FINDERS, redact
@@ -24,6 +25,15 @@ broken = st.lists(st.sampled_from(BROKEN.split("|")), max_size=5).map("".join)
 @settings(deadline=None)
 @given(st.lists(st.one_of(any_text, broken), max_size=6))
 def test_cleaning_a_batch(batch: list[str]) -> None:
+    cleaned = clean_all(texts_of([text.encode() for text in batch]))
+    assert [cleaned[place].decode() for place in range(len(batch))] == list(map(clean, batch))
+
+
+@pytest.mark.parametrize("odd", ["", *BROKEN.split("|")])
+def test_cleaning_finds_what_is_odd_wherever_it_is_in_a_long_plain_text(odd: str) -> None:
+    """Plain text is passed over by the block."""
+    batch = ["A plain line.\t\n"[at % 15 :] + "~plain text.\n" * 20 for at in range(15)]
+    batch = [text[:at] + odd + text[at:] for at, text in enumerate(batch * (3 * BLOCK_BYTES // 15))]
     cleaned = clean_all(texts_of([text.encode() for text in batch]))
     assert [cleaned[place].decode() for place in range(len(batch))] == list(map(clean, batch))
 

@@ -12,9 +12,10 @@ import pytest
 from data_prep import crew
 from data_prep.build import prepare
 from data_prep.config import CorpusConfig, DedupConfig, MinHashConfig, SourceConfig, TokenizerConfig
+from data_prep.errors import DataMistake
 from data_prep.manifest import Manifest
 from data_prep.small import byte_tokenizer
-from data_prep.work import tidy
+from data_prep.work import BOOT_NAME, tidy
 from tests.data_prep.corpora import config, files_of, texts, write_inputs, write_lines
 
 
@@ -106,6 +107,30 @@ def test_one_more_file_is_all_that_is_read(tmp_path: Path, monkeypatch: pytest.M
     assert ran["refine prose"] == 1
     assert ran["refine code"] == 0
     assert_as_from_nothing(base, second, tmp_path / "fresh")
+
+
+def test_after_the_machine_was_started_anew_whole_work_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_inputs(tmp_path)
+    folder, _ = build(settings(tmp_path), tmp_path / "out")
+    (folder / "manifest.json").unlink()
+    (tmp_path / "out" / ".work-demo" / BOOT_NAME).write_text("another start of the machine")
+    with counted(monkeypatch) as ran:
+        again = build(settings(tmp_path), tmp_path / "out")
+    assert not [name for name in ran if name.startswith("refine") or name == "encode_part"]
+    assert_as_from_nothing(settings(tmp_path), again, tmp_path / "fresh")
+
+
+def test_a_file_that_is_no_tokenizer_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_inputs(tmp_path)
+    chosen = settings(tmp_path)
+    (tmp_path / "t.json").write_text("{}")
+    with counted(monkeypatch) as ran, pytest.raises(DataMistake, match=r"t\.json is no Hugging Face tokenizer\.json"):
+        build(chosen, tmp_path / "out")
+    assert list(ran) == ["make_tokenizer"]
 
 
 def test_dedup_settings_do_not_read_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
