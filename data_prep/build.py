@@ -18,7 +18,7 @@ from data_prep.plan import DROPPED_NAME, find_corpus, is_complete, list_all, mak
 from data_prep.report import write_report
 from data_prep.stages import Progress, Stages
 from data_prep.weights import mean_weights
-from data_prep.work import distrust_after_restart, tidy
+from data_prep.work import distrust_after_restart, remove_half_written, tidy
 
 KEPT_STAGES = ("refine", "read", "tokenizer", "encode")
 """What of the work is worth keeping for the next build; the others take seconds."""
@@ -47,6 +47,7 @@ def prepare(
         work = folder_root / f".work-{name}"
         work.mkdir(parents=True, exist_ok=True)
         with _alone_at(work), hired(workers) as crew:
+            remove_half_written(work)
             distrust_after_restart(work)
             inputs = list_all(config)
             crew.expect(-(-inputs.text_bytes // config.unit_bytes))  # workers start while the inputs are hashed

@@ -82,7 +82,9 @@ def ray_pool(address: str | None, workers: int | None) -> Iterator[RayPool]:
                 warnings.simplefilter("ignore")
                 ray.init(**quiet)
         except (ConnectionError, OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            raise DataError(f"Ray did not start: {str(error).strip().splitlines()[-1]}") from error
+            what = "start" if address == LOCAL else f"answer at RAY_ADDRESS={address}"
+            said = str(error).strip().splitlines()[-1]
+            raise DataError(f"Ray did not {what}: {said}; without RAY_ADDRESS this machine works alone") from error
         try:
             yield from _pool_of(ray, workers)
         finally:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import xxhash
 
 from data_prep.config import CorpusConfig, SourceConfig
-from data_prep.files import atomic_file, digest, plain, read_record, write_atomic
+from data_prep.files import TEMPORARY_PREFIX, atomic_file, digest, plain, read_record, write_atomic
 from data_prep.parts import Part, SelectRecord
 from data_prep.texts import Texts, texts_from_arrow
 
@@ -194,6 +194,12 @@ def _holds(record: Path) -> bool:
         return all(hash_of(record.with_name(name)) == expected for name, expected in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def remove_half_written(root: Path) -> None:
+    """Removes what killed writers left, which a full disk has no room for. Nobody may write there meanwhile."""
+    for path in root.glob(f"*/{TEMPORARY_PREFIX}*"):
+        path.unlink(missing_ok=True)
 
 
 def tidy(root: Path, kept: set[str]) -> None:

@@ -73,18 +73,22 @@ def _index(items: list[Any], text: str, key: str) -> int:
 
 
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden")
-"""What pydantic calls it."""
+MISSING = ("missing", "missing_argument")
+"""What pydantic calls them."""
 
 
 def _first_problem(errors: Sequence[Any]) -> str:
     """One line about pydantic's first complaint: the key, what is wrong, and the nearest key where one is unknown.
 
     About a value that may have one of several types it complains once for each: the complaint that goes deepest is that
-    of the type that was meant.
+    of the type that was meant. A key that is missing may just be misspelled: then the unknown one beside it is told.
     """
     first = _keys(errors[0]["loc"])
     same = (one for one in errors if _keys(one["loc"])[: len(first)] == first)
     error = max(same, key=lambda one: (len(one["loc"]), one["type"] in UNKNOWN_KEY))
+    if error["type"] in MISSING:
+        beside = (one for one in errors if one["type"] in UNKNOWN_KEY and _keys(one["loc"])[:-1] == first[:-1])
+        error = next(beside, error)
     location = _keys(error["loc"])
     key = ".".join(location)
     if error["type"] in UNKNOWN_KEY:
@@ -92,7 +96,7 @@ def _first_problem(errors: Sequence[Any]) -> str:
         near = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
-    if error["type"] in ("missing", "missing_argument"):
+    if error["type"] in MISSING:
         return f"{key}: missing; add it"
     if error["type"] == "int_parsing" and (number := _whole(error["input"])) is not None:
         return f"{key}: must be a whole number, but the value is {error['input']!r}; write {number:_}"

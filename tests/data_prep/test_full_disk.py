@@ -34,6 +34,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # mapped files keep it busy
 
 
+@pytest.mark.slow
+def test_a_full_disk_ends_worker_processes_too_and_what_they_were_writing_is_gone(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    write_inputs(tmp_path)
+    expected, manifest = prepare(config(tmp_path), tmp_path / "roomy", "demo", workers=0)
+    chosen = config(tmp_path, unit_bytes=4_000)
+    for size in ("300k", "700k"):
+        mount("-o", f"remount,size={size}", "none", str(small_disk))
+        with pytest.raises(DataMistake, match="no space is left where the corpus is written") as caught:
+            prepare(chosen, small_disk, "demo", workers=3)
+        assert "\n" not in str(caught.value)
+        assert find_corpus(chosen, small_disk, "demo") is None
+    mount("-o", "remount,size=64M", "none", str(small_disk))
+    killed = small_disk / ".work-demo" / "refine" / ".writing-killed"
+    killed.write_bytes(b"half a file")
+    there: list[bool] = []
+    folder, again = prepare(chosen, small_disk, "demo", workers=3, progress=lambda _: there.append(killed.exists()))
+    assert not any(there), "it took up space during the next build"
+    assert again == manifest
+    assert files_of(folder) == files_of(expected)
+
+
 def test_a_full_disk_is_one_line_and_more_room_mends_it(tmp_path: Path, small_disk: Path) -> None:
     write_inputs(tmp_path)
     expected, manifest = prepare(config(tmp_path), tmp_path / "roomy", "demo", workers=0)

@@ -28,6 +28,10 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
             "train.optimizer.learning_rate=1",
             r"train.optimizer.learning_rate: unknown key; known keys: lr, weight_decay",
         ),
+        (
+            "train={tokns: 1, global_batch_size: 8, micro_batch_size: 1, optimizer: {lr: 1}}",
+            r"train.tokns: unknown key; did you mean 'tokens'",
+        ),
         ("train.optimizer.weightdecay=1", r"unknown key; did you mean 'weight_decay'"),
         ("data.sources.0.wieght=1", r"data.sources.0.wieght: unknown key; did you mean 'weight'"),
         ("data.sources.7.weight=1", r"'7' is not a place in a list of 2"),
