@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep import jsonl
@@ -171,8 +171,16 @@ def test_what_the_kernel_reads_is_what_orjson_reads(some: list[bytes]) -> None:
     assert (list(zip(ids, (texts[i] for i in range(len(texts))), strict=True)), bad) == by_orjson(data)
 
 
+plain = st.integers(0, 99).map(lambda number: b'{"text": "%d"}' % number)
+
+
 @settings(max_examples=120, deadline=None)
-@given(st.lists(st.one_of(st.builds(str.encode, record), spoiled()), max_size=20), st.integers(1, 6), st.integers(2, 9))
+@given(
+    st.lists(st.one_of(plain, st.builds(str.encode, record), spoiled()), max_size=20),
+    st.integers(1, 6),
+    st.integers(2, 9),
+)
+@example([b'{"text": "one"}', b'{"text": "two"}', b'{"text": "three"}'], 3, 2)
 def test_blocks_of_lines_are_gathered_as_they_are_read_at_once(some: list[bytes], at_once: int, rows: int) -> None:
     """Whatever the lines of a block, and however often the table of documents has to grow."""
     data = b"".join(line + b"\n" for line in some)
