@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.train.small_runs import ROOT, sentences, write_config
+from tests.train.small_runs import sentences, write_config
+from tests.warm import ROOT
 
 STEPS, EVERY = 8, 4
 

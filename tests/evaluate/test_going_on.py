@@ -21,7 +21,8 @@ from pipeline.model.decoder import build
 from pipeline.monitor.journal import read_journal
 from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, FileRecord, sealed
 from pipeline.workspace import RunFolder
-from tests.train.small_runs import RECORD, ROOT, config_tree, small_corpus, write_config
+from tests.train.small_runs import RECORD, config_tree, small_corpus, write_config
+from tests.warm import ROOT
 
 SCRIPT = Path(__file__).with_name("evaluate_harmed.py")
 BATCHES = [[1.5, 0.1 + 0.2], [float("nan")], [], [float("inf"), 1e-300]]

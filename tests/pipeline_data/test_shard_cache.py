@@ -28,7 +28,8 @@ from pipeline.data.order import order_of
 from pipeline.data.shard_cache import ShardCache
 from pipeline.errors import Mistake
 from tests.s3_server import Proxy, connect, proxy, put, put_folder, s3_server
-from tests.train.small_runs import ROOT, small_corpus
+from tests.train.small_runs import small_corpus
+from tests.warm import ROOT
 
 STEPS = 60
 CORPUS = tuple[Path, Manifest]

@@ -1,10 +1,6 @@
 """Small real runs for the tests: two DeepSpeed ranks over gloo on a tiny corpus, started, killed and started again."""
 
-import os
 import random
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -17,6 +13,7 @@ from pipeline.config import ModelConfig
 from pipeline.data.position import Position
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import Checkpoint
+from tests.warm import Ranks
 
 WORDS = [
     "the",
@@ -56,7 +53,6 @@ RECORD = Checkpoint(
     files={},
 )
 """What a checkpoint says, for tests that care about its files only."""
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("train_small.py")
 
 
@@ -113,31 +109,16 @@ def start_ranks(
     corpus: Path,
     *overrides: str,
     ranks: int = 2,
-    before: Callable[[], None] | None = None,
+    file_bytes: int | None = None,
     script: tuple[str, ...] = (str(SCRIPT),),
-) -> subprocess.Popen[str]:
-    """Starts torchrun over the ranks of one run. Its output is one pipe. `before` is called in the new process first."""
-    return start_script(*script, config, corpus, *overrides, ranks=ranks, before=before)
+) -> Ranks:
+    """Starts the ranks of one run."""
+    return start_script(*script, config, corpus, *overrides, ranks=ranks, file_bytes=file_bytes)
 
 
-def start_script(*script: Path | str, ranks: int, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
-    """Starts a script, with its arguments, as that many ranks, under torchrun if they are several."""
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(ranks),
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-    ]
-    return subprocess.Popen(
-        [sys.executable, *(launch if ranks > 1 else []), *map(str, script)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=before,
-    )
+def start_script(*script: Path | str, ranks: int, file_bytes: int | None = None) -> Ranks:
+    """Starts a script, with its arguments, as that many ranks."""
+    return Ranks([*map(str, script)], ranks, file_bytes)
 
 
 def harm(kind: str, call: int) -> tuple[str, ...]:
@@ -151,8 +132,8 @@ def run_ranks(config: Path, corpus: Path, *overrides: str, ranks: int = 2) -> No
     assert process.returncode == 0, output
 
 
-def kill_tree(process: subprocess.Popen[str]) -> None:
-    """SIGKILL to a process we started and all it started: torchrun gives each rank a session of its own."""
+def kill_tree(process: Ranks) -> None:
+    """SIGKILL to a process we started and all it started."""
     try:
         parent = psutil.Process(process.pid)
         members = [*parent.children(recursive=True), parent]

@@ -1,7 +1,6 @@
 """A checkpoint is what its record says, file by file, or it is refused by name."""
 
 import random
-import resource
 import shutil
 import signal
 from collections.abc import Callable
@@ -144,9 +143,7 @@ def test_a_save_that_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: P
     checkpoints = tmp_path / "ws/runs/small/checkpoints"
     shutil.rmtree(checkpoints / "step-00000004")
 
-    process = start_ranks(
-        config, tmp_path / "corpus", ranks=1, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, 10**5))
-    )
+    process = start_ranks(config, tmp_path / "corpus", ranks=1, file_bytes=10**5)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "the checkpoint of step 4 could not be written" in output

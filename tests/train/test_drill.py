@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.train.drill import MAIN_ONLY, POINTS, drawn
-from tests.train.small_runs import ROOT
+from tests.warm import ROOT
 
 
 def test_a_round_is_drawn_from_seed_and_number_alone_and_its_last_start_is_not_struck() -> None:

@@ -1,11 +1,11 @@
 """A notice to stop is obeyed at whatever moment it comes: every rank at the same step, saved, and no step lost."""
 
+import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from pipeline.monitor.journal import Journal, read_journal, unbroken
@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Path:
 def stop_by(config: Path, **start: Any) -> None:
     process = start_ranks(config, config.with_name("corpus"), **start)
     output, _ = process.communicate(timeout=300)
-    assert "exitcode: 75" in output or "exitcode  : 75" in output, output
+    assert process.returncode == 75, output
 
 
 def kinds(config: Path) -> list[tuple[str, int | None]]:
@@ -61,7 +61,9 @@ def test_a_control_file_that_is_there_before_the_first_step_is_obeyed_before_it(
     stop.parent.mkdir(parents=True)
     stop.touch()
     stop_by(config)
-    assert kinds(config) == [("told", 0), ("start", 0), ("checkpoint", 0), ("notice", 0)]
+    found = kinds(config)
+    found.remove(("told", 0))  # by a thread, before the start or behind it
+    assert found == [("start", 0), ("checkpoint", 0), ("notice", 0)]
     assert trained(config) == []
     stop.unlink()
     run_ranks(config, config.with_name("corpus"))
@@ -77,8 +79,7 @@ def test_a_notice_is_in_the_journal_while_the_ranks_still_wait_for_each_other(co
     while not (run / "late").exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
-    (rank,) = [one for one in psutil.Process(process.pid).children() if one.environ().get("RANK") == "0"]
-    rank.send_signal(signal.SIGTERM)
+    os.kill(process.pids[0], signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert "rank 0: told to stop (SIGTERM)" in output, output
     # The line of checkpoint 2 comes with the step's: the thread alone speaks before that.

@@ -1,6 +1,5 @@
 """Whole runs with a second tier in a real S3 server, behind a proxy that fails as it is told."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tests.s3_server import Proxy, connect, proxy, put, s3_server
 from tests.stores import tree
 from tests.train.small_runs import config_tree, kill_tree, small_corpus, start_script, write_config
 from tests.train.test_kill import curve
+from tests.warm import Ranks
 
 STEPS = 48
 CORPUS = "small-0123456789abcdef"
@@ -49,11 +49,11 @@ def begin(config_file: Path) -> RunFolder:
     return run
 
 
-def train(config_file: Path, ranks: int = 2) -> subprocess.Popen[str]:
+def train(config_file: Path, ranks: int = 2) -> Ranks:
     return start_script("-m", "pipeline.cli", "train", config_file, ranks=ranks)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Ranks) -> str:
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     return output

@@ -1,0 +1,20 @@
+"""What every rank imports, for the process that ranks are forked from. It starts no threads, which a fork would lose."""
+
+import importlib
+import os
+
+os.environ |= {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
+}
+for name in (
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "pipeline.cli",
+    "pipeline.evaluate.stage",
+    "pipeline.train.loop",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+):
+    importlib.import_module(name)
