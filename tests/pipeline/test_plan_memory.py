@@ -1,9 +1,6 @@
 """The plan against the real thing: parameters, FLOPs, what autograd saves, what an engine holds, what a save writes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +27,7 @@ from pipeline.plan.memory import (
 from pipeline.plan.shape import count_parameters, flops_per_token
 from pipeline.plan.traffic import exchanged_bytes
 from pipeline.train.checkpoint import read_checkpoint
-from tests.train.small_runs import config_tree, run_ranks, small_corpus, write_config
+from tests.train.small_runs import config_tree, run_ranks, small_corpus, start_script, write_config
 
 Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -178,16 +175,10 @@ def test_activations_and_logits_are_the_peak_of_forward_and_backward(
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_states_are_what_a_live_engine_holds(stage: Literal[0, 1, 2, 3], precision: Precision) -> None:
     """At its fullest moment, with activations too small to matter: 8 positions."""
-    script = Path(__file__).with_name("engine_memory.py")
-    out = subprocess.run(
-        [sys.executable, str(script), str(stage), precision],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    ).stdout
-    found = json.loads(out.splitlines()[-1])
+    process = start_script(Path(__file__).with_name("engine_memory.py"), str(stage), precision, ranks=1)
+    written, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, written
+    found = json.loads(written.splitlines()[-1])
     model, vocab_size = ModelConfig(**found["model"]), found["vocab_size"]
     planned = state_bytes(model, vocab_size, stage, precision, 1, gpu=False)
     peak = planned.weights + planned.gradients + planned.optimizer + planned.update

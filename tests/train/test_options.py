@@ -1,26 +1,19 @@
 """The ways to compute a model agree at ZeRO stage 3 too, where a weight is whole only while its module is called."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.train.small_runs import start_script
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[float]]]:
     out = tmp_path_factory.mktemp("stage3") / "figures.json"
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(Path(__file__).with_name("stage3_options.py")), str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    process = start_script(Path(__file__).with_name("stage3_options.py"), out, ranks=2)
+    written, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, written
     found: dict[str, list[list[float]]] = json.loads(out.read_text())
     return found
 
