@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from data_prep.filters.blocks import padded
 from data_prep.native import kernel
 from data_prep.texts import Bytes, Int64s, Texts
 
@@ -18,13 +19,14 @@ SPACE, LETTER, DIGIT, CONTINUATION, ENDS_SENTENCE, CLOSES = 1, 2, 4, 8, 16, 32
 """As `str.isspace`, `str.isalpha` and `str.isdecimal` have them; all but the first byte of a character; .!?; marks that
 close a quotation or a bracket. Compiled kernels of other files hold these numbers."""
 NEWLINE = ord("\n")
+CONTINUATION_BIT = CONTINUATION.bit_length() - 1
 NUM_CODES = 0x40000
 """Beyond these codes there are no letters, digits or spaces: planes 4 to 13 are empty, tags and private use follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """Texts with the kind of each byte."""
+    """Texts with the kind of each byte, both padded: kernels look at a block of bytes at once."""
 
     data: Bytes
     kinds: Bytes
@@ -35,7 +37,8 @@ class Marked:
 
 
 def marked(texts: Texts) -> Marked:
-    return Marked(texts.data, kinds_of_bytes(texts.data, kinds_of_codes()), texts.offsets)
+    data = padded(texts.data)
+    return Marked(data, kinds_of_bytes(data, kinds_of_codes()), texts.offsets)
 
 
 @lru_cache(maxsize=1)

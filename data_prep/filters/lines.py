@@ -4,10 +4,15 @@ A line ends at a newline; blank ones do not count. A paragraph is a run of lines
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from data_prep.filters.characters import CONTINUATION, SPACE
+from data_prep.filters.blocks import count_bits, hash_of
+from data_prep.filters.bounds import line_end, stripped
+from data_prep.filters.characters import CONTINUATION_BIT
 from data_prep.native import kernel
 from data_prep.texts import Bytes, Int64s
+
+Uint64s = npt.NDArray[np.uint64]
 
 LINE_SCORES = (
     "num_lines",
@@ -24,33 +29,27 @@ BULLETS = np.array([int.from_bytes(mark.encode(), "big") for mark in "•-*"])
 LINE_ENDS = np.array([int.from_bytes(mark.encode(), "big") for mark in ".!?\"'”’…。！？"])
 """Each as the number that its bytes make: one byte or three."""
 ELLIPSES = np.array([int.from_bytes(mark.encode(), "big") for mark in ("...", "…")])
-NEWLINE = ord("\n")
-FNV_START, FNV_PRIME = -3750763034362895579, 1099511628211
-"""FNV-1a of 64 bits (Fowler, Noll, Vo), in signed numbers."""
-GOLDEN = -7046029254386353131
+GOLDEN, HALF_WORD = np.uint64(0x9E3779B97F4A7C15), np.uint64(32)
 """2**64 over the golden ratio; odd, so that no bit of what it multiplies is lost."""
 
 
 @kernel
 def line_scores(data: Bytes, kinds: Bytes, offsets: Int64s) -> Int64s:
-    """`LINE_SCORES`, a row each."""
+    """`LINE_SCORES`, a row each. Data and kinds are padded."""
     scores = np.zeros((9, len(offsets) - 1), dtype=np.int64)
     most = 1
     for text in range(len(offsets) - 1):
         most = max(most, offsets[text + 1] - offsets[text] + 1)
-    keys, lengths = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
-    paragraph_keys, paragraph_lengths = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
+    keys, lengths = np.empty(most, dtype=np.uint64), np.empty(most, dtype=np.int64)
+    paragraph_keys, paragraph_lengths = np.empty(most, dtype=np.uint64), np.empty(most, dtype=np.int64)
     for text in range(len(offsets) - 1):
         at, stop = offsets[text], offsets[text + 1]
         lines = bullets = ellipses = punctuated = paragraphs = 0
         inside = False
         while at <= stop:
-            start, key, blank, length = at, FNV_START, SPACE, 0
-            while at < stop and data[at] != NEWLINE:
-                key = (key ^ data[at]) * FNV_PRIME
-                blank &= kinds[at]
-                length += (kinds[at] & CONTINUATION) == 0
-                at += 1
+            start, at = at, line_end(data, at, stop)
+            first, last = stripped(kinds, start, at)
+            key, length = hash_of(data, start, at), at - start - count_bits(kinds, start, at, CONTINUATION_BIT)
             if at == start:
                 inside = False
             elif inside:
@@ -60,14 +59,9 @@ def line_scores(data: Bytes, kinds: Bytes, offsets: Int64s) -> Int64s:
                 paragraph_keys[paragraphs], paragraph_lengths[paragraphs] = key, length
                 paragraphs += 1
                 inside = True
-            if at > start and not blank:
+            if first < last:
                 keys[lines], lengths[lines] = key, length
                 lines += 1
-                first, last = start, at
-                while kinds[first] & SPACE:
-                    first += 1
-                while kinds[last - 1] & SPACE:
-                    last -= 1
                 bullets += starts_with(data, first, last, BULLETS)
                 ellipses += ends_with(data, start, last, ELLIPSES)
                 punctuated += ends_with(data, start, at, LINE_ENDS)
@@ -106,7 +100,7 @@ def number_of(data: Bytes, start: int, stop: int) -> int:
 
 
 @kernel
-def repeats(keys: Int64s, lengths: Int64s) -> tuple[int, int]:
+def repeats(keys: Uint64s, lengths: Int64s) -> tuple[int, int]:
     """(pieces, their characters) that were there before: the first of equal ones does not count."""
     size = 4
     while size < 2 * len(keys):
@@ -114,7 +108,7 @@ def repeats(keys: Int64s, lengths: Int64s) -> tuple[int, int]:
     slots = np.full(size, -1, dtype=np.int32)
     count = characters = 0
     for place in range(len(keys)):
-        slot = (keys[place] * GOLDEN >> 32) & size - 1
+        slot = np.int64(keys[place] * GOLDEN >> HALF_WORD) & size - 1
         while slots[slot] >= 0 and keys[slots[slot]] != keys[place]:
             slot = slot + 1 & size - 1
         if slots[slot] < 0:
@@ -126,16 +120,14 @@ def repeats(keys: Int64s, lengths: Int64s) -> tuple[int, int]:
 
 @kernel
 def short_line_scores(data: Bytes, kinds: Bytes, offsets: Int64s, short_line_length: int) -> Int64s:
-    """Lines of at most so many characters, blank ones not counted."""
+    """Lines of at most so many characters, blank ones not counted. Data and kinds are padded."""
     scores = np.zeros(len(offsets) - 1, dtype=np.int64)
     for text in range(len(offsets) - 1):
         at, stop = offsets[text], offsets[text + 1]
         while at < stop:
-            blank, length = SPACE, 0
-            while at < stop and data[at] != NEWLINE:
-                blank &= kinds[at]
-                length += (kinds[at] & CONTINUATION) == 0
-                at += 1
-            scores[text] += not blank and length <= short_line_length
+            start, at = at, line_end(data, at, stop)
+            first, last = stripped(kinds, start, at)
+            length = at - start - count_bits(kinds, start, at, CONTINUATION_BIT)
+            scores[text] += first < last and length <= short_line_length
             at += 1
     return scores

@@ -1,7 +1,10 @@
 """Phrases and sentences, and C4's edit. Phrases are found whatever their case."""
 
 import numpy as np
+import numpy.typing as npt
 
+from data_prep.filters.blocks import BLOCK, LOWEST_BITS, ONE, ZERO, trailing_zeros, word_at, zero_bytes
+from data_prep.filters.bounds import line_end, num_words, stripped
 from data_prep.filters.characters import CLOSES, CONTINUATION, DIGIT, ENDS_SENTENCE, SPACE
 from data_prep.native import kernel
 from data_prep.texts import Bytes, Int64s
@@ -12,7 +15,10 @@ NEWLINE = ord("\n")
 COMMON_LAST = "zqxjkvbpygfwmucldrhsnioate"
 """Letters from rare to common in English."""
 
-Phrases = tuple[Bytes, Int64s, Int64s, Int64s]
+SMALL = np.uint64(0x20) * LOWEST_BITS
+"""Makes letters small, and other letters of nothing else."""
+Uint64s = npt.NDArray[np.uint64]
+Phrases = tuple[Bytes, Int64s, Int64s, Int64s, Uint64s]
 
 
 def phrases_of(*phrases: str) -> Phrases:
@@ -29,7 +35,8 @@ def phrases_of(*phrases: str) -> Phrases:
             by_letter[byte] = place, max(by_letter[byte, 1], place + 1)
     ends = np.cumsum([0, *map(len, ordered)])
     places = np.array([phrase.index(rarest[phrase]) for phrase in ordered])
-    return np.frombuffer("".join(ordered).encode(), dtype=np.uint8), ends, places, by_letter
+    letters = np.array([ord(letter) for letter in sorted(set(rarest.values()))], dtype=np.uint64) * LOWEST_BITS
+    return np.frombuffer("".join(ordered).encode(), dtype=np.uint8), ends, places, by_letter, letters
 
 
 LOREM_IPSUM = phrases_of("lorem ipsum")
@@ -47,7 +54,7 @@ C4_SCORES = ("curly_brackets", "lorem_ipsum", "sentences")
 @kernel
 def in_phrase(data: Bytes, at: int, phrases: Phrases) -> bool:
     """Whether a phrase stands here, whatever its case, with this byte as its rarest letter."""
-    letters, ends, places, by_letter = phrases
+    letters, ends, places, by_letter, _ = phrases
     for phrase in range(by_letter[data[at], 0], by_letter[data[at], 1]):
         start, size = at - places[phrase], ends[phrase + 1] - ends[phrase]
         if start < 0 or start + size > len(data):
@@ -57,6 +64,20 @@ def in_phrase(data: Bytes, at: int, phrases: Phrases) -> bool:
             same += 1
         if same == size:
             return True
+    return False
+
+
+@kernel
+def has_phrase(data: Bytes, phrases: Phrases) -> bool:
+    """Whether one of the phrases is in a padded text."""
+    for start in range(0, len(data), 8):
+        word, rare = word_at(data, start) | SMALL, ZERO
+        for letter in phrases[4]:
+            rare |= zero_bytes(word ^ letter)
+        while rare:
+            if in_phrase(data, start + trailing_zeros(rare) // 8, phrases):
+                return True
+            rare &= rare - ONE
     return False
 
 
@@ -109,30 +130,30 @@ def head_scores(data: Bytes, kinds: Bytes, offsets: Int64s, head_lines: int, hea
 def kept_lines(
     data: Bytes, kinds: Bytes, offsets: Int64s, min_words_per_line: int, max_word_length: int
 ) -> tuple[Bytes, Int64s]:
-    """C4's edit: (bytes, offsets) of the texts without citation marks and without the lines that are no prose."""
+    """C4's edit: (bytes, offsets) of the texts without citation marks and without the lines that are no prose.
+
+    Data and kinds are padded. Most lines are told by how they end, so that is looked at before anything else.
+    """
     out, out_offsets = np.empty(len(data) + 1, dtype=np.uint8), np.zeros(len(offsets), dtype=np.int64)
     end = 0
     for text in range(len(offsets) - 1):
         at, stop = offsets[text], offsets[text + 1]
         while at < stop:
-            start, brackets = at, 0
-            while at < stop and data[at] != NEWLINE:
-                brackets += data[at] == ord("[")
-                at += 1
-            line, line_kinds = data[start:at], kinds[start:at]
-            if brackets:
+            start, behind = at, line_end(data, at, stop)
+            at = behind + 1
+            first, last = stripped(kinds, start, behind)
+            if first == last or not (data[last - 1] == ord("]") or ends_as_prose(data, first, last)):
+                continue
+            line, line_kinds = data[first:last], kinds[first:last]
+            if ord("[") in line:
                 line, line_kinds = without_citations(line, line_kinds)
-            first, last = 0, len(line)
-            while first < last and line_kinds[first] & SPACE:
-                first += 1
-            while first < last and line_kinds[last - 1] & SPACE:
-                last -= 1
-            if is_prose(line[first:last], line_kinds[first:last], min_words_per_line, max_word_length):
-                out[end : end + last - first] = line[first:last]
-                end += last - first
+                first, last = stripped(line_kinds, 0, len(line))
+                line, line_kinds = line[first:last], line_kinds[first:last]
+            if is_prose(line, line_kinds, min_words_per_line, max_word_length):
+                out[end : end + len(line)] = line
+                end += len(line)
                 out[end] = NEWLINE
                 end += 1
-            at += 1
         end -= end > out_offsets[text]  # no newline behind the last line
         out_offsets[text + 1] = end
     return out[:end], out_offsets
@@ -140,8 +161,9 @@ def kept_lines(
 
 @kernel
 def without_citations(line: Bytes, kinds: Bytes) -> tuple[Bytes, Bytes]:
-    """Without [12], [], [edit] and [citation needed]."""
-    kept, kept_kinds, size = np.empty_like(line), np.empty_like(kinds), 0
+    """Without [12], [], [edit] and [citation needed]; padded."""
+    kept, kept_kinds = np.empty(len(line) + BLOCK, dtype=np.uint8), np.empty(len(line) + BLOCK, dtype=np.uint8)
+    size = 0
     at = 0
     while at < len(line):
         length = citation_length(line, kinds, at) if line[at] == ord("[") else 0
@@ -170,26 +192,32 @@ def citation_length(line: Bytes, kinds: Bytes, at: int) -> int:
 
 
 @kernel
-def is_prose(line: Bytes, kinds: Bytes, min_words_per_line: int, max_word_length: int) -> bool:
-    """Ends in punctuation but no ellipsis, has words enough, none too long, and no notice."""
-    size = len(line)
+def ends_as_prose(data: Bytes, first: int, last: int) -> bool:
+    """In punctuation, but not in an ellipsis."""
+    size = last - first
     if not size:
         return False
-    end = line[-1]
+    end = data[last - 1]
     if end in (ord("."), ord("!"), ord("?"), ord('"'), ord("'")):
-        if end == ord(".") and size >= 3 and line[-2] == end and line[-3] == end:
-            return False
-    elif size < 3 or line[-3] != 0xE2 or line[-2] != 0x80 or end not in (0x99, 0x9D):  # ’ ”
+        return end != ord(".") or size < 3 or data[last - 2] != end or data[last - 3] != end
+    return size >= 3 and data[last - 3] == 0xE2 and data[last - 2] == 0x80 and end in (0x99, 0x9D)  # ’ ”
+
+
+@kernel
+def is_prose(line: Bytes, kinds: Bytes, min_words_per_line: int, max_word_length: int) -> bool:
+    """Ends as prose, has words enough, none too long, and no notice."""
+    if not ends_as_prose(line, 0, len(line)) or has_phrase(line, NOTICES):
         return False
-    words, length = 0, 0
-    for at in range(size):
-        if kinds[at] & SPACE:
-            length = 0
-            continue
-        words += length == 0
-        length += (kinds[at] & CONTINUATION) == 0
-        if length > max_word_length:
-            return False
-        if in_phrase(line, at, NOTICES):
-            return False
-    return words >= min_words_per_line
+    if len(line) > max_word_length and longest_word(kinds) > max_word_length:
+        return False
+    return num_words(kinds, 0, len(kinds)) >= min_words_per_line
+
+
+@kernel
+def longest_word(kinds: Bytes) -> int:
+    """In characters."""
+    longest = length = 0
+    for kind in kinds:
+        length = 0 if kind & SPACE else length + ((kind & CONTINUATION) == 0)
+        longest = max(longest, length)
+    return longest

@@ -145,6 +145,11 @@ def test_c4_lines(text: str, kept: str) -> None:
     assert judged(text, "c4_lines").text == kept
 
 
+def test_c4_finds_a_notice_wherever_a_line_has_its_letters() -> None:
+    lines = [f"{'x' * shift} a half cookie policy is what stops here." for shift in range(8)]
+    assert judged("\n".join([*lines, "A half of it is left."]), "c4_lines").text == "A half of it is left."
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
