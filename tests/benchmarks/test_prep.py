@@ -10,8 +10,11 @@ import orjson
 import pytest
 
 import data_prep
-from benchmarks import prep, text_of_packages
+from benchmarks import prep, prep_steps, text_of_packages
 from benchmarks.text_of_packages import LEAST_BYTES, MOST_BYTES, beginning, dealt, document
+from data_prep.jsonl import read_lines
+from data_prep.small import byte_tokenizer
+from data_prep.tokenizer import Encoder
 
 
 def outcome(**changed: int) -> prep.Outcome:
@@ -52,6 +55,18 @@ def test_time_of_steps_is_cumulative_and_only_ours() -> None:
     assert seconds["choose"] == 0.75
     assert sum(seconds.values()) == 2.75
     assert "| other | 1.25 | 31% | 8 |" in prep.table(seconds, 4.0, size_mb=10.0)
+
+
+def test_every_step_runs_over_the_same_part(tmp_path: Path) -> None:
+    lines = [
+        orjson.dumps({"id": str(place), "text": f"The {place}th line of prose ends here.\n" * 9}) for place in range(50)
+    ]
+    (tmp_path / "part-00.jsonl").write_bytes(b"\n".join([*lines, b""]))
+    [part] = prep_steps.parts(tmp_path)
+    texts = read_lines(part, 0, "text", "text", "id")[1]
+    assert len(texts) == 50
+    for run in prep_steps.steps_of(part, texts, Encoder(byte_tokenizer(), "tokenizers")).values():
+        run()
 
 
 def test_funnels_stand_beside_each_other() -> None:
