@@ -61,7 +61,7 @@ if [ "$code" = 75 ] && [ -n "$noticed" ] && [ ! -e "$folder/attempts/$SLURM_JOB_
 fi
 
 # The job's end is our own record: Slurm forgets finished jobs. Written last, by rename.
-printf '{"id": "%s", "code": %d}\n' "$SLURM_JOB_ID" "$code" >"$place/exit.json"
+printf '{"id": "%s", "code": %d, "ended_at": %d}\n' "$SLURM_JOB_ID" "$code" "$(date +%s)" >"$place/exit.json"
 mv "$place/exit.json" "$folder/exit.json"
 exit "$code"
 """

@@ -10,7 +10,7 @@ job must not look finished, and Ray's history goes with its head. Each stretch o
 a folder of its own, so that yesterday's notice to stop cannot stop today's:
 
     folder/job.json                      the job that counts
-    folder/exit.json                     {id, code}: it has ended
+    folder/exit.json                     {id, code, ended_at}: it has ended
     folder/log.txt                       what all stretches printed, appended
     folder/attempts/ID/cancelled         a user ended the job: it is not to be resumed
     folder/attempts/ATTEMPT/stop         told to stop; ranks poll it
@@ -27,7 +27,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterError
@@ -189,11 +189,21 @@ def store_exit(folder: Path, job_id: str, code: int) -> None:
 
 
 def load_exit(record: JobRecord) -> int | None:
-    """The job's exit code, or None if it has not recorded its end. An earlier job's record does not count."""
+    """The job's exit code, or None if it has not recorded its end."""
+    values = _read_exit(record)
+    return int(values["code"]) if values is not None else None
+
+
+def ended_at(record: JobRecord) -> float | None:
+    """Unix time in seconds at which the job ended, or None if it has not recorded that."""
+    values = _read_exit(record)
+    return float(values["ended_at"]) if values is not None and "ended_at" in values else None
+
+
+def _read_exit(record: JobRecord) -> dict[str, Any] | None:
+    """An earlier job's record does not count."""
     values = read_json(record.folder / "exit.json")
-    if values is None or values["id"] != record.id:
-        return None
-    return int(values["code"])
+    return values if values is not None and values["id"] == record.id else None
 
 
 def ended_state(code: int, *, cancelled: bool) -> JobState:

@@ -442,25 +442,13 @@ def logs(
 @app.command()
 def cancel(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Tell a run's job, or whoever trains it by hand, to save and stop."""
-    from cluster.job import launcher_of, load_job
+    from data_prep.files import plain
+    from pipeline.cancel import cancel_run
 
     run = opened(config, overrides)
-    folder = run.workspace.run(run.config.name)
-    if folder.metrics.exists() and load_job(folder.job) is None:  # trained by hand, under torchrun or alone
-        folder.stop.touch()
-        show(
-            {"stop": str(folder.stop)},
-            f"run {run.config.name} is told to save and stop by {folder.stop}",
-            as_json=as_json,
-        )
-        return
-    job = the_job(run)
-    launcher_of(job, run.config.cluster).cancel(job)
-    show(
-        {"id": job.id},
-        f"job {job.id} is told to save and stop; watch it with: headrace status {config}",
-        as_json=as_json,
-    )
+    done = cancel_run(run.config, run.workspace)
+    hint = f"; watch it with: headrace status {config}" if done.state is None and done.id else ""
+    show(plain(done), done.said + hint, as_json=as_json)
 
 
 def the_job(run: Opened) -> Any:

@@ -65,6 +65,11 @@ class RunFolder:
         return self.path / "stop"
 
     @property
+    def train_lock(self) -> Path:
+        """Held by rank 0 for as long as it trains."""
+        return self.path / "train.lock"
+
+    @property
     def job(self) -> Path:
         """The launcher's records and logs of the training job."""
         return self.path / "job"

@@ -40,7 +40,7 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
             return False
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
         with (
-            locked(run.path / "train.lock", busy=busy),
+            locked(run.train_lock, busy=busy),
             up_to_date(config, run) as journal,
             notice.told_to(on_record(world, journal)),
         ):

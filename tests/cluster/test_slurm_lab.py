@@ -9,7 +9,7 @@ import pytest
 
 from cluster.config import ClusterConfig, SlurmConfig
 from cluster.errors import ClusterMistake
-from cluster.job import JobRecord, JobSpec, JobState, launcher_for, load_job, log_file
+from cluster.job import JobRecord, JobSpec, JobState, ended_at, launcher_for, load_exit, load_job, log_file
 from tests.labs import wait_for
 
 pytestmark = pytest.mark.slow
@@ -98,7 +98,8 @@ def test_a_cancelled_job_saves_and_is_not_requeued(tmp_path: Path) -> None:
     wait_for(lambda: text(tmp_path).count("sum 3") == 2, "both ranks")
     launcher.cancel(record)
     assert watch(record)[-1] is JobState.CANCELLED
-    assert json.loads((tmp_path / "exit.json").read_text()) == {"id": record.id, "code": 75}
+    assert load_exit(record) == 75
+    assert (ended_at(record) or 0) > record.submitted_at, "in whole seconds, both by this machine's clock"
     assert "rank 1 stopped on" in text(tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.locks import locked
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.train.checkpoint import steps_saved, verify_checkpoint
 from tests.e2e.whole_runs import headrace
@@ -108,5 +109,14 @@ def test_cancel_makes_the_control_file_of_a_run_that_is_trained_by_hand(config: 
     assert not (run / "stop").exists()
     with Journal(run / "metrics.jsonl") as journal:
         journal.append("start", run="small")
-    assert headrace("cancel", config)["stop"] == str(run / "stop")
+    with locked(run / "train.lock"):  # as rank 0 holds it
+        assert headrace("cancel", config)["stop"] == str(run / "stop")
     assert (run / "stop").exists()
+
+
+@pytest.mark.slow
+def test_cancel_of_a_run_that_was_trained_by_hand_leaves_no_control_file(config: Path) -> None:
+    run_ranks(config, config.with_name("corpus"))
+    record = headrace("cancel", config)
+    assert (record["state"], record["stop"]) == ("succeeded", None), record
+    assert not (config.with_name("ws") / "runs/small/stop").exists()
