@@ -1,6 +1,7 @@
 """Where a run stands and what it came to, read off its files: the records behind `headrace status` and the end of
 `headrace run`."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.job import launcher_of, load_job
@@ -11,6 +12,9 @@ from pipeline.promote.registry import read_alias
 from pipeline.train.checkpoint import steps_saved
 from pipeline.train.stored import uploaded_steps
 from pipeline.workspace import Workspace
+
+LAST_SHOWN = 5
+"""Of evaluations and of checkpoints, which a long run has by the hundred. The record has all."""
 
 
 def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
@@ -47,8 +51,8 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
     }
 
 
-def status_text(record: dict[str, Any], main_score: str) -> str:
-    """The record for people, one fact a line."""
+def status_text(record: Mapping[str, Any], main_score: str) -> str:
+    """The record for people, one fact a line, and the evaluations in a table."""
     job, alias = record["job"], record["alias"]
     share = 100 * record["step"] / record["total_steps"]
     lines = [
@@ -59,18 +63,56 @@ def status_text(record: dict[str, Any], main_score: str) -> str:
     if record["loss"] is not None:
         lines.append(f"loss         {record['loss']:.4f} at {record['tokens_per_s']:,.0f} tokens/s")
     if record["checkpoints"]:
-        lines.append(f"checkpoints  {', '.join(f'step {step:,}' for step in record['checkpoints'])}")
+        lines.append(f"checkpoints  {steps_text(record['checkpoints'])}")
     if (stored := record["stored"]) is not None:
-        steps = ", ".join(f"step {step:,}" for step in stored["checkpoints"]) or "nothing yet"
+        steps = steps_text(stored["checkpoints"]) or "nothing yet"
         lines.append(f"stored       {steps}, from here, at {stored['at']}")
-    for evaluation in record["evaluations"]:
-        score = evaluation["scores"].get(main_score)
-        if score and score["value"] is not None:
-            error = "" if score["standard_error"] is None else f" ± {score['standard_error']:.4f}"
-            lines.append(f"evaluated    step {evaluation['step']:,}: {main_score} {score['value']:.4f}{error}")
+    lines += evaluation_lines(record["evaluations"], main_score)
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"
         if alias
         else "alias        nothing promoted yet"
     )
     return "\n".join(lines)
+
+
+def steps_text(steps: Sequence[int]) -> str:
+    """The last few, and how many there are if those are not all."""
+    named = ", ".join(f"step {step:,}" for step in steps[-LAST_SHOWN:])
+    return named if len(steps) <= LAST_SHOWN else f"{len(steps):,}, the last {LAST_SHOWN}: {named}"
+
+
+def evaluation_lines(evaluations: Sequence[Mapping[str, Any]], measure: str) -> list[str]:
+    """How many checkpoints have this score, which is the best, and the last few. A step that was evaluated again, as
+    after a rollback, counts once. Of all measures the lowest is the best: they are bits per byte.
+
+        evaluated    212 checkpoints, heldout/bits_per_byte; best 1.2034 ± 0.0021 at step 41,000
+                       step 40,500  1.2040 ± 0.0021
+                       step 41,000  1.2034 ± 0.0021  best
+    """
+    scores = {one["step"]: score for one in evaluations if (score := one["scores"].get(measure))}
+    finite = {step: score for step, score in scores.items() if score["value"] is not None}
+    if not scores:
+        return []
+    count = f"{len(scores):,} checkpoint{'s' if len(scores) > 1 else ''}, {measure}"
+    if not finite:
+        return [f"evaluated    {count}: not finite"]
+    best = min(sorted(finite), key=lambda step: finite[step]["value"])
+    if len(scores) == 1:
+        return [f"evaluated    {count}: {_score_text(finite[best])} at step {best:,}"]
+    shown = sorted(scores)[-LAST_SHOWN:]
+    width = len(f"{shown[-1]:,}")
+    return [
+        f"evaluated    {count}; best {_score_text(finite[best])} at step {best:,}",
+        *(
+            f"               step {step:>{width},}  {_score_text(scores[step])}" + "  best" * (step == best)
+            for step in shown
+        ),
+    ]
+
+
+def _score_text(score: Mapping[str, Any]) -> str:
+    if score["value"] is None:
+        return "not finite"
+    error = "" if score["standard_error"] is None else f" ± {score['standard_error']:.4f}"
+    return f"{score['value']:.4f}{error}"

@@ -1,0 +1,73 @@
+"""`status` stays on one screen, however long the run: the record has all of it."""
+
+from typing import Any
+
+from pipeline.status import evaluation_lines, status_text, steps_text
+
+MEASURE = "heldout/bits_per_byte"
+
+
+def evaluation(step: int, value: float | None, error: float | None = 0.002) -> dict[str, Any]:
+    return {"step": step, "scores": {MEASURE: {"value": value, "standard_error": error}, "other": {"value": 9.0}}}
+
+
+def record(**changes: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "run": "long",
+        "job": None,
+        "step": 150_000,
+        "total_steps": 300_000,
+        "loss": None,
+        "checkpoints": [],
+        "stored": None,
+        "evaluations": [],
+        "alias": None,
+    }
+    return facts | changes
+
+
+def test_of_hundreds_of_evaluations_the_last_few_and_the_best_are_shown() -> None:
+    found = [evaluation(step, 2 - step / 1e6 + (step > 140_000)) for step in range(0, 150_001, 500)]
+    assert evaluation_lines(found, MEASURE) == [
+        "evaluated    301 checkpoints, heldout/bits_per_byte; best 1.8600 ± 0.0020 at step 140,000",
+        "               step 148,000  2.8520 ± 0.0020",
+        "               step 148,500  2.8515 ± 0.0020",
+        "               step 149,000  2.8510 ± 0.0020",
+        "               step 149,500  2.8505 ± 0.0020",
+        "               step 150,000  2.8500 ± 0.0020",
+    ]
+    long = record(evaluations=found, checkpoints=list(range(500)), stored={"at": "s3://b", "checkpoints": [*range(9)]})
+    text = status_text(long, MEASURE).splitlines()
+    assert len(text) == 12
+    assert "checkpoints  500, the last 5: step 495, step 496, step 497, step 498, step 499" in text
+    assert "stored       9, the last 5: step 4, step 5, step 6, step 7, step 8, from here, at s3://b" in text
+
+
+def test_a_step_that_was_evaluated_again_counts_once_by_its_last_score() -> None:
+    found = [evaluation(0, 8.0, None), evaluation(1000, 1.0), evaluation(500, 3.0), evaluation(1000, 2.0)]
+    assert evaluation_lines(found, MEASURE) == [
+        "evaluated    3 checkpoints, heldout/bits_per_byte; best 2.0000 ± 0.0020 at step 1,000",
+        "               step     0  8.0000",
+        "               step   500  3.0000 ± 0.0020",
+        "               step 1,000  2.0000 ± 0.0020  best",
+    ]
+
+
+def test_a_score_that_is_not_finite_is_shown_and_is_never_the_best() -> None:
+    lines = evaluation_lines([evaluation(1, 5.0), evaluation(2, None)], MEASURE)
+    assert lines[0].endswith("best 5.0000 ± 0.0020 at step 1")
+    assert lines[2].endswith("step 2  not finite")
+    assert evaluation_lines([evaluation(2, None)], MEASURE) == [f"evaluated    1 checkpoint, {MEASURE}: not finite"]
+
+
+def test_one_evaluation_takes_one_line_and_none_takes_none() -> None:
+    assert evaluation_lines([evaluation(7, 5.0)], MEASURE) == [
+        f"evaluated    1 checkpoint, {MEASURE}: 5.0000 ± 0.0020 at step 7"
+    ]
+    assert evaluation_lines([evaluation(7, 5.0)], "heldout/prose/bits_per_byte") == []
+    assert evaluation_lines([], MEASURE) == []
+
+
+def test_few_steps_are_all_named() -> None:
+    assert steps_text([1, 2, 3, 4, 5000]) == "step 1, step 2, step 3, step 4, step 5,000"
+    assert steps_text([]) == ""
