@@ -40,7 +40,7 @@ from typing import Any
 import torch
 
 from benchmarks.letters import write_letters
-from benchmarks.our_step import Training, training
+from benchmarks.our_step import Steps, training_steps
 from benchmarks.record import parser, report
 from cluster.config import ClusterConfig
 from pipeline.config import RunConfig, load_config
@@ -48,7 +48,7 @@ from pipeline.plan.estimate import largest_that
 from pipeline.plan.hardware import DEVICES, USABLE_SHARE
 from pipeline.plan.memory import checkpoint_bytes, memory
 from pipeline.plan.shape import flops_per_token
-from pipeline.train.loop import describe
+from pipeline.train.resume import describe
 from pipeline.train.saving import Saver
 
 GOALS = {"mfu_124m": 0.45, "mfu_1b": 0.52, "mfu_7b": 0.52}
@@ -132,7 +132,7 @@ def measure(preset: str, config: RunConfig, machine: Machine, warm_up: int, step
             sequence_length=length,
             document_tokens=DOCUMENT_SEQUENCES * length,
         )
-        with training(config, Path(folder), manifest) as run:
+        with training_steps(config, Path(folder), manifest) as run:
             warm_up_s = sum(timed_steps(run, warm_up)[0])
             waited_before_s = run.loader.waited_s
             if torch.cuda.is_available():
@@ -164,7 +164,7 @@ def measure(preset: str, config: RunConfig, machine: Machine, warm_up: int, step
     }
 
 
-def timed_steps(run: Training, steps: int) -> tuple[list[float], float]:
+def timed_steps(run: Steps, steps: int) -> tuple[list[float], float]:
     """Seconds of each step, from one moment at which the device has nothing left to do to the next; and the last
     step's loss."""
     seconds, loss = [], math.nan
@@ -181,17 +181,20 @@ def synchronised() -> float:
     return time.perf_counter()
 
 
-def save_beside(run: Training, step_s: float) -> dict[str, float] | None:
+def save_beside(run: Steps, step_s: float) -> dict[str, float] | None:
     """Saves a checkpoint while training goes on: what that costs beyond the steps that are taken meanwhile, and the
     share of all time that it is at the rate at which the config saves. None if disk or host memory have no room."""
-    config, folder = run.config, run.corpus / "checkpoints"
-    size_bytes = checkpoint_bytes(config.model, run.manifest.vocab_size, config.train.precision)
-    if size_bytes > 0.8 * min(disk_usage(run.corpus).free, free_host_bytes()):
+    training, config = run.training, run.training.config
+    folder = training.corpus / "checkpoints"
+    size_bytes = checkpoint_bytes(config.model, training.manifest.vocab_size, config.train.precision)
+    if size_bytes > 0.8 * min(disk_usage(training.corpus).free, free_host_bytes()):
         return None
     told: list[dict[str, Any]] = []
-    with Saver(run.engine, folder, run.world, lambda _, **figures: told.append(figures), asynchronous=True) as saver:
+    with Saver(
+        run.engine, folder, training.world, lambda _, **figures: told.append(figures), asynchronous=True
+    ) as saver:
         began, first = synchronised(), run.steps
-        saver.save(describe(config, run.corpus, run.manifest, run.order, run.steps, run.world))
+        saver.save(describe(training, run.order, run.steps))
         while not told and run.steps < first + MOST_STEPS_BESIDE_A_SAVE:
             run.step()
             saver.check()

@@ -4,13 +4,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.signals import StopNotice
-from cluster.world import World, world_from_env
+from cluster.world import world_from_env
 from data_prep.manifest import Manifest
 from data_prep.pack import Tokens
 from pipeline.config import RunConfig
@@ -19,8 +19,11 @@ from pipeline.data.order import Order, order_of
 from pipeline.model.decoder import build
 from pipeline.monitor.journal import Journal
 from pipeline.train.engine import in_world, start_engine
+from pipeline.train.feeding import loader_of
 from pipeline.train.guard import Figures, Guard, GuardState
-from pipeline.train.loop import digest_by, loader_of, take_step
+from pipeline.train.loop import digest_by, take_step
+from pipeline.train.training import Tell, Training
+from pipeline.workspace import RunFolder
 
 
 @dataclass
@@ -38,55 +41,57 @@ class TimedLoader:
 
 
 @dataclass(kw_only=True)
-class Training:
+class Steps:
     """A run that goes as far as it is asked to: all that the loop does between two checkpoints."""
 
-    config: RunConfig
-    corpus: Path
-    manifest: Manifest
-    world: World
+    training: Training
     engine: Any
     order: Order
     loader: TimedLoader
-    journal: Journal
     beside: ThreadPoolExecutor
     steps: int = 0
     """Taken so far."""
-    notice: StopNotice = field(default_factory=lambda: StopNotice({}))
 
     def __post_init__(self) -> None:
-        self.guard = Guard(self.config.train.guard, GuardState(), [])
+        self.guard = Guard(self.training.config.train.guard, GuardState(), [])
 
     def step(self) -> Figures:
         """Takes the next step; gives its loss and gradient norm, for which it has waited."""
         digest = partial(digest_by, self.beside, self.order)
-        taken = take_step(
-            self.engine, self.config, self.loader, digest, self.steps, self.notice, self.world, self.journal.append
-        )
+        taken = take_step(self.training, self.engine, self.loader, digest, self.steps)  # type: ignore[arg-type]
         self.guard.judge(taken.step, taken.figures)
         self.steps = taken.step
         return taken.figures
 
 
+def alone(config: RunConfig, corpus: Path, manifest: Manifest, tell: Tell = lambda kind, **figures: None) -> Training:
+    """A run in a world of its own."""
+    return Training(
+        config=config,
+        run=RunFolder(path=corpus),
+        corpus=corpus,
+        manifest=manifest,
+        world=world_from_env({}),
+        notice=StopNotice({}),
+        tell=tell,
+    )
+
+
 @contextmanager
-def training(config: RunConfig, corpus: Path, manifest: Manifest) -> Iterator[Training]:
-    """A run on a corpus of one source, in a world of its own."""
-    world, order = world_from_env({}), order_of(manifest, (1.0,), config.train.seed)
+def training_steps(config: RunConfig, corpus: Path, manifest: Manifest) -> Iterator[Steps]:
+    """A run on a corpus of one source."""
+    order = order_of(manifest, (1.0,), config.train.seed)
     with (
-        in_world(world),
-        loader_of(config, corpus, manifest, order, world) as loader,
         Journal(corpus / "metrics.jsonl") as journal,
         ThreadPoolExecutor(max_workers=1) as beside,
     ):
-        model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
-        yield Training(
-            config=config,
-            corpus=corpus,
-            manifest=manifest,
-            world=world,
-            engine=start_engine(model, config.train, world),
-            order=order,
-            loader=TimedLoader(loader),
-            journal=journal,
-            beside=beside,
-        )
+        training = alone(config, corpus, manifest, journal.append)
+        with in_world(training.world), loader_of(training, order) as loader:
+            model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
+            yield Steps(
+                training=training,
+                engine=start_engine(model, config.train, training.world),
+                order=order,
+                loader=TimedLoader(loader),
+                beside=beside,
+            )

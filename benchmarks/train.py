@@ -27,16 +27,15 @@ import numpy as np
 import torch
 
 from benchmarks.letters import write_letters
-from benchmarks.our_step import training
+from benchmarks.our_step import alone, training_steps
 from benchmarks.record import alternate, median_ratio, parser, report
-from cluster.world import world_from_env
 from data_prep.config import CorpusConfig, SourceConfig, TokenizerConfig
 from data_prep.manifest import Manifest
 from pipeline.config import ModelConfig, OptimizerConfig, RunConfig, TrainConfig
 from pipeline.data.order import order_of
 from pipeline.model.decoder import build
+from pipeline.train.feeding import loader_of
 from pipeline.train.guard import Figures
-from pipeline.train.loop import loader_of
 from pipeline.train.optim import adamw
 
 VOCAB_SIZE, LENGTH, DOCUMENT_TOKENS = 8192, 256, 1000
@@ -70,8 +69,8 @@ def bare_torch(config: RunConfig, corpus: Path, manifest: Manifest, steps: int) 
     """The shortest loop that takes the same steps."""
     model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
     optimizer = adamw(model, config.train.optimizer)
-    order, world = order_of(manifest, (1.0,), config.train.seed), world_from_env({})
-    with loader_of(config, corpus, manifest, order, world) as loader:
+    order = order_of(manifest, (1.0,), config.train.seed)
+    with loader_of(alone(config, corpus, manifest), order) as loader:
         batches = iter([torch.from_numpy(loader.batch(step).astype(np.int64)) for step in range(steps)])
 
     def step() -> Figures:
@@ -152,7 +151,7 @@ def main() -> None:
         sides: dict[str, Callable[[], None]] = {}
         if not chosen.without_transformers:  # before we join a world: its Trainer would join it too
             sides["transformers"] = stack.enter_context(transformers_trainer(config))
-        ours = stack.enter_context(training(config, corpus, manifest))
+        ours = stack.enter_context(training_steps(config, corpus, manifest))
         bare = bare_torch(config, corpus, manifest, steps)
         sides["ours"] = lambda: mine.append(ours.step())
         sides["bare_torch"] = lambda: bares.append(bare())

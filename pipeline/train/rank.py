@@ -3,10 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster.signals import STOP_FILE_VARIABLE, StopNotice
 from cluster.world import world_from_env
+from data_prep.manifest import Manifest
 from pipeline.config import RunConfig, check_batch
 from pipeline.durable import bring_corpus, bring_pins, remote_run
 from pipeline.locks import locked
@@ -14,9 +16,10 @@ from pipeline.monitor.journal import Journal
 from pipeline.monitor.views import training_view
 from pipeline.notice import unless_told
 from pipeline.runs import begin, run_id
-from pipeline.train.loop import Tell, train
+from pipeline.train.loop import train
 from pipeline.train.tiers import catch_up
 from pipeline.train.told import on_record
+from pipeline.train.training import Tell, Training
 from pipeline.train.upload import Uploader
 from pipeline.workspace import RunFolder, Workspace
 
@@ -33,10 +36,15 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
         check_batch(config.train, world.size)
         bring_pins(config, workspace)
         bring_corpus(config, workspace, unless_told(notice, "its corpus was fetched"))
+
+        def training(tell: Tell, corpus: Path, manifest: Manifest) -> Training:
+            return Training(
+                config=config, run=run, corpus=corpus, manifest=manifest, world=world, notice=notice, tell=tell
+            )
+
         if not world.is_main:
-            corpus, manifest = begin(config, workspace, write=False)
             with notice.told_to(on_record(world, None)):
-                train(config, run, corpus, manifest, world, notice, lambda kind, **figures: None)
+                train(training(lambda kind, **figures: None, *begin(config, workspace, write=False)))
             return False
         busy = f"{run.path} is being trained by another process; watch it with: headrace status CONFIG"
         with (
@@ -54,7 +62,7 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
                     view(kind, figures)
 
                 with stored(config, run, say, notice.requested) as tell:
-                    train(config, run, corpus, manifest, world, notice, tell)
+                    train(training(tell, corpus, manifest))
             return True
 
 

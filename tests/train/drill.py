@@ -37,7 +37,7 @@ from data_prep.manifest import read_manifest
 from pipeline.config import load_config
 from pipeline.data.order import order_of_config
 from pipeline.monitor.journal import read_journal, unbroken
-from pipeline.train import guard, loop, saving, snapshot
+from pipeline.train import guard, loop, resume, rollback, saving, snapshot
 from pipeline.train.checkpoint import steps_saved, verify_checkpoint
 from tests.train import train_small
 from tests.train.small_runs import config_tree, curve, small_corpus, write_config
@@ -47,15 +47,15 @@ HUNG_S = 180.0
 """A start that takes longer is a failure of the drill: a machine under load needs a tenth of it."""
 
 POINTS: dict[str, tuple[Any, str, int]] = {
-    "load": (loop, "load", 1),
+    "load": (resume, "load", 1),
     "step": (loop, "take_step", STEPS),
     "save": (saving.Saver, "save", STEPS // EVERY),
     "copy": (snapshot, "snapshot", 2 * STEPS // EVERY),
     "write": (snapshot, "write_tensors", 3 * STEPS // EVERY),
     "record": (saving, "write_record", STEPS // EVERY),
     "commit": (saving, "_commit", STEPS // EVERY),
-    "set aside": (guard, "set_aside", 2),
-    "guard": (guard, "write_record", 2),
+    "set aside": (rollback, "set_aside", 2),
+    "guard": (rollback, "write_record", 2),
     "clock": (None, "", 3000),
 }
 """Where a strike falls: a function and its owner, and the most calls in one process that it is worth waiting for; by
@@ -270,9 +270,9 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
     config, manifest = load_config(config_path), read_manifest(corpus)
     bad_batch = order_of_config(config, manifest).batch_digest(config.batches.positions(BAD_STEP - 1))
 
-    def take_bad_step(engine: Any, config: Any, loader: Any, batch_digest: Any, done: int, *rest: Any) -> loop.Taken:
+    def take_bad_step(training: Any, engine: Any, loader: Any, batch_digest: Any, done: int) -> loop.Taken:
         been = marker.exists()
-        taken = take_step(engine, config, loader, batch_digest, done, *rest)
+        taken = take_step(training, engine, loader, batch_digest, done)
         if batch_digest(config.batches.positions(done)).result() != bad_batch:
             return taken
         if chosen.trouble == "machine":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cluster.signals import StopNotice
 from cluster.world import World
 from data_prep.files import write_record
 from data_prep.manifest import Manifest, read_manifest
@@ -26,13 +27,12 @@ from pipeline.train.guard import (
     GuardState,
     Replay,
     Verdict,
-    act,
     decide,
     read_guard,
-    recent_figures,
-    set_aside,
     verdict,
 )
+from pipeline.train.rollback import act, recent_figures, set_aside
+from pipeline.train.training import Training
 from pipeline.workspace import RunFolder
 from tests.train.small_runs import config_tree, harm, run_ranks, small_corpus, start_ranks, write_config
 
@@ -156,20 +156,21 @@ def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
     corpus = tmp_path / "corpus"
     manifest = small_corpus(corpus)
     told: list[dict[str, Any]] = []
+    decision = Decision(kind="give_up", first=3, last=3, why="the loss is high")
     for rank in (0, 1):
+        training = Training(
+            config=config,
+            run=RunFolder(path=tmp_path),
+            corpus=corpus,
+            manifest=manifest,
+            world=World(rank=rank, size=2, local_rank=rank, local_size=2, master_addr="127.0.0.1", master_port=1),
+            notice=StopNotice({}),
+            tell=lambda kind, **figures: told.append(figures),
+        )
         with pytest.raises(
             PipelineError, match=r"the loss is high, after 10 rollbacks.*raise train.guard.max_rollbacks"
         ):
-            act(
-                Decision(kind="give_up", first=3, last=3, why="the loss is high"),
-                GuardState(rollbacks=10),
-                config,
-                RunFolder(path=tmp_path),
-                order_of_config(config, manifest),
-                lambda steps: document_ids(corpus, manifest, order_of_config(config, manifest), config.batches, steps),
-                World(rank=rank, size=2, local_rank=rank, local_size=2, master_addr="127.0.0.1", master_port=1),
-                lambda kind, **figures: told.append(figures),
-            )
+            act(training, decision, GuardState(rollbacks=10), order_of_config(config, manifest))
     assert len(told) == 1
     assert told[0]["documents"]["prose"]
 

@@ -12,6 +12,7 @@ from pipeline.errors import StoppedOnNotice
 from pipeline.monitor.journal import Journal
 from pipeline.train.loop import train
 from pipeline.train.told import on_record
+from pipeline.train.training import Training
 from pipeline.workspace import open_workspace
 
 
@@ -23,13 +24,15 @@ def main(config_path: str, corpus: str, *overrides: str) -> int:
     with StopNotice() as notice, notice.told_to(on_record(world, journal)):
         try:
             train(
-                config,
-                run,
-                Path(corpus),
-                read_manifest(Path(corpus)),
-                world,
-                notice,
-                journal.append if journal else lambda kind, **figures: None,
+                Training(
+                    config=config,
+                    run=run,
+                    corpus=Path(corpus),
+                    manifest=read_manifest(Path(corpus)),
+                    world=world,
+                    notice=notice,
+                    tell=journal.append if journal else lambda kind, **figures: None,
+                )
             )
         except StoppedOnNotice:
             return 75

@@ -1,0 +1,78 @@
+"""How a run finds its checkpoint again, and what a checkpoint says so that it is found."""
+
+from typing import Any
+
+from pipeline.data.order import Order
+from pipeline.durable import remote_run
+from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
+from pipeline.notice import unless_told
+from pipeline.train.checkpoint import Checkpoint, Newest, read_checkpoint
+from pipeline.train.engine import from_main
+from pipeline.train.saving import load
+from pipeline.train.tiers import newest_of_tiers
+from pipeline.train.told import first_heard
+from pipeline.train.training import Training
+
+
+def resume(training: Training, engine: Any, order: Order) -> int | None:
+    """Loads the newest good checkpoint of both tiers, and gives its step; None if the run has none yet."""
+    config, run, world, tell = training.config, training.run, training.world, training.tell
+
+    def find() -> Newest | None:
+        """None if a notice comes: the other ranks wait to hear it."""
+        try:
+            return newest_of_tiers(
+                run, remote_run(config), between=unless_told(training.notice, "its checkpoint was looked for")
+            )
+        except StoppedOnNotice:
+            return None
+
+    newest = from_main(find, world)
+    if newest is None:
+        tell("notice", step=None, **first_heard(training.notice, world))
+        raise StoppedOnNotice(f"run {config.name} stopped on notice before it was loaded; run it again to resume")
+    for problem in newest.passed_over:
+        tell("guard", verdict="checkpoint_corrupt", problem=problem)
+    if newest.step is None:
+        if newest.passed_over:
+            raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(newest.passed_over)}")
+        return None
+    path = run.checkpoint(newest.step)
+    checkpoint = read_checkpoint(path)
+    expected = order.position(config.batches.first(newest.step))
+    if (checkpoint.config_digest, checkpoint.position) != (config.digest, expected):
+        raise Mistake(f"{path} was made by another config or from another corpus; give this run another name")
+    load(engine, path, checkpoint, world)
+    tell(
+        "resume",
+        step=newest.step,
+        checkpoint=checkpoint.digest,
+        world_size=world.size,
+        zero_stage=config.train.zero.stage,
+        sequence_parallel=config.train.sequence_parallel,
+        saved_by={"world_size": checkpoint.world_size, "zero_stage": checkpoint.zero_stage},
+    )
+    return newest.step
+
+
+def describe(training: Training, order: Order, step: int) -> Checkpoint:
+    """The record of a checkpoint, but for its files."""
+    config, manifest = training.config, training.manifest
+    next_sequence = config.batches.first(step)
+    return Checkpoint(
+        run=config.name,
+        step=step,
+        tokens=next_sequence * config.data.sequence_length,
+        position=order.position(next_sequence),
+        config_digest=config.digest,
+        world_size=training.world.size,
+        zero_stage=config.train.zero.stage,
+        precision=config.train.precision,
+        model=config.model,
+        vocab_size=manifest.vocab_size,
+        end_of_text_id=manifest.end_of_text_id,
+        sequence_length=manifest.sequence_length,
+        tokenizer_sha256=manifest.tokenizer_sha256,
+        corpus=training.corpus.name,
+        files={},
+    )
