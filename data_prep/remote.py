@@ -5,6 +5,7 @@ connection or "SlowDown", botocore after other 5xx answers. What still comes thr
 whatever it is, for each library raises errors of its own; only what no waiting mends is passed on at once.
 """
 
+import errno
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,6 +52,8 @@ def asked(url: str, ask: Callable[[], Answer], *, done: str = "read") -> Answer:
         except Exception as error:
             if type(error).__name__ in NO_CREDENTIALS:
                 raise DataMistake(f"{url}: {one_line(error)}; set the store's environment variables") from error
+            if _is_refusal(error):
+                raise PermissionError(errno.EACCES, one_line(error)) from error
             if pause_s is None:
                 tries = len(PAUSES_S) + 1
                 raise DataError(
@@ -59,6 +62,11 @@ def asked(url: str, ask: Callable[[], Answer], *, done: str = "read") -> Answer:
                 ) from error
             time.sleep(pause_s)
     raise AssertionError
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether it is gcsfs's for a 401 or 403; s3fs makes a PermissionError of those itself."""
+    return getattr(error, "code", None) == 401 or str(error).startswith("Forbidden: ")
 
 
 def one_line(error: Exception) -> str:

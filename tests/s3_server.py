@@ -25,8 +25,10 @@ server.start()
 print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
-SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-INTERNAL = b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>"
+BODIES = {
+    "500": b"<Error><Code>InternalError</Code><Message>We encountered an internal error.</Message></Error>",
+    "503": b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>",
+}
 
 
 @contextlib.contextmanager
@@ -85,7 +87,8 @@ def put_folder(port: int, bucket: str, folder: Path) -> None:
 class Proxy(ThreadingHTTPServer):
     """Hands requests on. To each GET or PUT of an object it does what comes next in `faults`; `seen` has what it did.
 
-    A PUT that `holds` picks by its path goes nowhere: `held` says that it has come.
+    `is_object` tells by its path what a GET asks for. A PUT that `holds` picks by its path goes nowhere: `held` says
+    that it has come.
     """
 
     daemon_threads = True
@@ -95,6 +98,7 @@ class Proxy(ThreadingHTTPServer):
         self.behind = behind
         self.faults: deque[str] = deque()
         self.always = ""
+        self.is_object: Callable[[str], bool] = lambda path: "?" not in path and path.count("/") > 1
         self.seen: list[str] = []
         self.holds: Callable[[str], bool] = lambda path: False
         self.held = threading.Event()
@@ -150,8 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*self._ask(body))
 
     def do_GET(self) -> None:
-        is_object = "?" not in self.path and self.path.count("/") > 1
-        fault = self.server.next_fault() if is_object else ""
+        fault = self.server.next_fault() if self.server.is_object(self.path) else ""
         if self._failed(fault):
             return
         if fault == "stall":
@@ -168,13 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _failed(self, fault: str) -> bool:
         """Does what needs no answer from behind; gives whether it did."""
-        if fault in ("500", "503"):
-            self._answer(int(fault), {"Content-Type": "application/xml"}, SLOW_DOWN if fault == "503" else INTERNAL)
+        if fault.isdigit():
+            self._answer(int(fault), {"Content-Type": "application/xml"}, BODIES.get(fault, b""))
         elif fault == "reset":
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
             self.close_connection = True
-        return fault in ("500", "503", "reset")
+        return fault.isdigit() or fault == "reset"
 
     def _ask(self, sent: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
         if sent is None and "Content-Length" in self.headers:
