@@ -23,11 +23,12 @@ from cluster.processes import host_name
 from cluster.world import World, world_from_env
 from data_prep.files import write_record
 from pipeline.config import RunConfig, check_batch
-from pipeline.doctor import checks, machine, network, state
+from pipeline.doctor import checks, machine, network, remote, state
 from pipeline.doctor.checks import Check, Traffic
 from pipeline.doctor.patient import Patient
 from pipeline.doctor.report import REPORT_NAME, Report, render, unfinished
 from pipeline.doctor.small import VOCABULARY, small_run
+from pipeline.durable import remote_of
 from pipeline.errors import Mistake
 from pipeline.plan.estimate import Plan, make_plan
 from pipeline.plan.hardware import hardware_for
@@ -232,16 +233,21 @@ def judge_disk(patient: Patient, found: Sequence[machine.Disk]) -> list[Check]:
     plan = patient.plan
     if plan is None:
         return [checks.skipped("disk space", NO_PLAN), checks.skipped("disk speed", NO_PLAN)]
-    steps = patient.config.train.checkpoint.every_steps
     return [
         checks.check_disk_space(min(one.free_bytes for one in found), plan.checkpoint_bytes, plan.checkpoints_kept),
         checks.check_disk_speed(
             sum(one.written_bytes for one in found),
             [one.seconds for one in found],
             plan.checkpoint_bytes,
-            steps * plan.tokens_per_step / plan.tokens_per_s if patient.timed else None,
+            between_s(patient),
         ),
     ]
+
+
+def between_s(patient: Patient) -> float | None:
+    """Seconds from one checkpoint to the next as planned; None if that means nothing here."""
+    plan, steps = patient.plan, patient.config.train.checkpoint.every_steps
+    return steps * plan.tokens_per_step / plan.tokens_per_s if plan and patient.timed else None
 
 
 def judge_network(patient: Patient, found: Sequence[network.Network]) -> list[Check]:
@@ -287,6 +293,25 @@ def judge_state(patient: Patient, found: Sequence[state.Returned]) -> list[Check
     ]
 
 
+def judge_remote(patient: Patient, found: Sequence[checks.Visit | None]) -> list[Check]:
+    visits, store = [one for one in found if one is not None], remote_of(patient.config)
+    if store is None:
+        return [checks.skipped(name, "the config has no remote") for name in ("remote", "remote speed")]
+    access = checks.check_remote(store.url, visits)
+    if visits[0].up_bytes_per_s is None:
+        return [access, checks.skipped("remote speed", "nothing could be stored")]
+    size = patient.plan.checkpoint_bytes if patient.plan else None
+    return [access, checks.check_remote_speed(visits[0], size, between_s(patient))]
+
+
+def judge_cache(patient: Patient, found: Sequence[checks.CacheFolder | None]) -> list[Check]:
+    folders, budget_bytes = [one for one in found if one is not None], patient.config.data.cache_bytes
+    if budget_bytes is None or not folders:
+        why = "the config has no data.cache_bytes" if budget_bytes is None else "the workspace has the run's shards"
+        return [checks.skipped("shard cache", why)]
+    return [checks.check_cache(folders, budget_bytes)]
+
+
 EXAMS = (
     Exam(("ranks", "versions", "devices", "memory", "clocks"), machine.look, judge_machines),
     Exam(("stop notice",), machine.wait_for_notice, judge_notice),
@@ -294,4 +319,7 @@ EXAMS = (
     Exam(("bandwidth", "slowest rank"), network.measure, judge_network),
     Exam(("gradients",), state.compare_gradients, judge_gradients),
     Exam(("save and load", "random streams"), state.save_and_load, judge_state),
+    Exam(("shard cache",), remote.look_at_cache, judge_cache),
+    # Last: a store that never answers ends the job, and what is behind it would not be reached.
+    Exam(("remote", "remote speed"), remote.visit_remote, judge_remote),
 )

@@ -4,6 +4,7 @@ Each says what was measured, the bound that it is held against and, where it is 
 list over the ranks is in the order of the ranks.
 """
 
+from pipeline.doctor.checks.cache import CacheFolder, check_cache
 from pipeline.doctor.checks.machine import (
     SHARED_BOUND_S,
     check_clocks,
@@ -23,6 +24,7 @@ from pipeline.doctor.checks.network import (
     check_slowest,
     step_traffic_s,
 )
+from pipeline.doctor.checks.remote import Visit, check_remote, check_remote_speed
 from pipeline.doctor.checks.state import (
     Difference,
     RoundTrip,
@@ -40,14 +42,17 @@ from pipeline.doctor.checks.verdict import (
 
 __all__ = [
     "SHARED_BOUND_S",
+    "CacheFolder",
     "Check",
     "Difference",
     "RoundTrip",
     "Timed",
     "Traffic",
+    "Visit",
     "broken",
     "bus_bandwidth",
     "check_bandwidth",
+    "check_cache",
     "check_clocks",
     "check_devices",
     "check_disk_space",
@@ -56,6 +61,8 @@ __all__ = [
     "check_memory",
     "check_notice",
     "check_ranks",
+    "check_remote",
+    "check_remote_speed",
     "check_round_trip",
     "check_slowest",
     "check_streams",
