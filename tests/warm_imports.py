@@ -10,7 +10,7 @@ os.environ |= {
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
 }
 for name in (
-    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "deepspeed",
     "pipeline.cli",
     "pipeline.evaluate.stage",
     "pipeline.train.loop",
@@ -18,3 +18,5 @@ for name in (
     "torch._inductor.compile_fx",
 ):
     importlib.import_module(name)
+
+importlib.import_module("pipeline.train.optim").muon_class()
