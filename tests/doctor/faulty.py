@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from cluster.signals import StopNotice
+from data_prep.files import read_record
 from pipeline.config import load_config
 from pipeline.doctor import machine, network, rank, state
 from pipeline.doctor.rank import EXAMS, Exam, examine_rank
+from pipeline.doctor.report import REPORT_NAME, Report
 from pipeline.train.elastic import state_tensors
 from pipeline.train.stragglers import Stopwatch
 from pipeline.workspace import open_workspace
@@ -108,7 +110,13 @@ def hang() -> None:
 
 
 def die() -> None:
-    instead(state.compare_gradients, lambda patient: os._exit(9))
+    def fall(patient: Any) -> None:
+        """Once rank 0 has said that it stands here, which it could not any more when it is told to end."""
+        while "gradients" not in read_record(Report, patient.folder.path / REPORT_NAME).failed:
+            time.sleep(0.02)
+        os._exit(9)
+
+    instead(state.compare_gradients, fall)
 
 
 def main(config_path: str, timeout_s: str, *faults: str) -> None:
