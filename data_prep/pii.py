@@ -202,8 +202,6 @@ def luhn(digits: str) -> bool:
 
 def _is_card(digits: str) -> bool:
     """Whether a network issues such numbers: prefix and length."""
-    if len(set(digits)) < 3:
-        return False
     two, four = int(digits[:2]), int(digits[:4])
     if digits[0] == "4":  # Visa
         return len(digits) in (13, 16, 19)

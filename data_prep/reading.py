@@ -31,7 +31,7 @@ from data_prep.work import Work
 if TYPE_CHECKING:
     from data_prep.decontaminate import Index
 
-REFINE_VERSION = 1
+REFINE_VERSION = 2
 """Raised whenever the same input and settings would give other texts or scores."""
 LANGUAGE_SAMPLE = 128
 """Of so many documents one is asked for its language if all languages are kept: for the report."""
