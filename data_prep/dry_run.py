@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from data_prep.choosing import select
 from data_prep.config import CorpusConfig, check_config
@@ -18,7 +19,7 @@ from data_prep.encoding import tokenizer_of
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.forecast import SHARDS, Forecast, InputGroup, SampledUnit, forecast
-from data_prep.inputs import Slice, Unit, cut_units, list_inputs
+from data_prep.inputs import Slice, Unit, cut_units, files_at, list_inputs
 from data_prep.parts import Part
 from data_prep.reading import index_tasks, refine_unit
 from data_prep.shards import ShardWriter
@@ -32,6 +33,10 @@ BYTES_PER_TOKEN = 4
 START_S = 1.5
 """Imports, kernels and tokenizers loaded."""
 DRIVER_BYTES = 300_000_000
+WARM_TEXT = (
+    "Größe: someone at the mill, mail@mill-river.net or +1 650-253-0000, says that the water is \u201cslow\u201d.\n" * 9
+)
+"""Whatever looks at text finds something here."""
 
 
 def dry_run(config: CorpusConfig, name: str, workers: int) -> Forecast:
@@ -45,9 +50,10 @@ def dry_run(config: CorpusConfig, name: str, workers: int) -> Forecast:
     with tempfile.TemporaryDirectory() as folder:
         work = Work(Path(folder), Path(folder) / "corpus", config)
         index_tasks(work)
+        _warm_up(work)
         read = [(unit, *_read(work, unit)) for unit in chosen_units(units)]
         encoder, token_dtype = _tokenizer(work, [part for _, parts, _, _ in read for part in parts])
-        samples = [_sampled(work, *one, encoder) for one in read]
+        samples = [_sampled(work, *one, encoder=encoder, token_dtype=token_dtype) for one in read]
     return forecast(
         _groups(config, units),
         samples,
@@ -74,12 +80,25 @@ def chosen_units(units: list[Unit]) -> list[Unit]:
     return [unit for some in kinds.values() for unit in some[:SAMPLES_PER_KIND]]
 
 
+def _warm_up(work: Work) -> None:
+    """Reads a line for each source: what a process loads once is no part of what a unit takes."""
+    for place, source in enumerate(work.config.sources):
+        path = work.root / f"warm-{place}.jsonl"
+        path.write_bytes(orjson.dumps({source.text_field: WARM_TEXT}) + b"\n")
+        [unit] = cut_units(place, files_at(str(path), source.name), work.config.unit_bytes)
+        _read(work, unit)
+
+
 def _read(work: Work, unit: Unit) -> tuple[list[Part], int, float]:
     """(chosen parts, documents read, seconds)"""
-    began, name = time.perf_counter(), f"refine/{digest([unit.source, unit.slices[0].file.url, unit.slices[0].start])}"
+    began, name = time.perf_counter(), _name_of(unit)
     record = refine_unit(work, name, unit)
     selected = select(work, name.replace("refine", "read"), record, unit.source)
     return list(selected.parts), selected.documents_read, time.perf_counter() - began
+
+
+def _name_of(unit: Unit) -> str:
+    return f"refine/{digest([unit.source, unit.slices[0].file.url, unit.slices[0].start])}"
 
 
 def _tokenizer(work: Work, parts: list[Part]) -> tuple[Encoder | None, str]:
@@ -100,11 +119,20 @@ def _texts(work: Work, part: Part) -> list[bytes]:
 
 
 def _sampled(
-    work: Work, unit: Unit, parts: list[Part], documents_read: int, read_s: float, encoder: Encoder | None
+    work: Work,
+    unit: Unit,
+    parts: list[Part],
+    documents_read: int,
+    read_s: float,
+    *,
+    encoder: Encoder | None,
+    token_dtype: str,
 ) -> SampledUnit:
     texts = [text for part in parts for text in _texts(work, part)]
     text_bytes = sum(map(len, texts))
     tokens = np.zeros(text_bytes // BYTES_PER_TOKEN, dtype=np.uint32)
+    if encoder is not None:
+        encoder.encode([WARM_TEXT.encode()])
     began = time.perf_counter()
     if encoder is not None:
         tokens, _ = encoder.encode(texts)
@@ -124,10 +152,16 @@ def _sampled(
         documents_kept=len(texts),
         text_bytes=text_bytes,
         num_tokens=len(tokens) + len(texts),
-        work_bytes=sum(path.stat().st_size for path in work.root.rglob("*") if path.is_file()) + 2 * len(tokens),
+        work_bytes=_bytes_of(work, unit) + np.dtype(token_dtype).itemsize * len(tokens),
         stage_s={"read": read_s, "encode": encoded - began, SHARDS: written - encoded},
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _bytes_of(work: Work, unit: Unit) -> int:
+    """What reading the unit has written."""
+    key = _name_of(unit).partition("/")[2]
+    return sum(path.stat().st_size for path in work.root.glob(f"*/{key}*"))
 
 
 def input_bytes(unit: Unit) -> int:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -26,6 +27,7 @@ from data_prep.config import (
 )
 from data_prep.errors import DataMistake
 from data_prep.forecast import forecast_text
+from data_prep.inputs import cut_units, list_inputs
 from data_prep.manifest import Manifest
 from data_prep.shards import open_shard, read_sidecar
 from data_prep.small import byte_tokenizer
@@ -267,8 +269,34 @@ def test_a_dry_run_foresees_the_build(tmp_path: Path) -> None:
     tokens = sum(source.num_tokens for source in manifest.sources)
     assert kept / 1.6 < found.documents_kept.value < kept * 1.6
     assert tokens / 1.6 < found.num_tokens.value < tokens * 1.6
-    assert found.units > found.sampled_units > 0
+    units = [one for place, source in enumerate(chosen.sources) for one in cut_units(place, list_inputs(source), 4_000)]
+    assert found.units == len(units) > found.sampled_units > 0
+    shard_bytes = sum(shard.size_bytes for shard in manifest.shards)
+    assert shard_bytes / 1.6 < found.output_bytes.value < shard_bytes * 1.6
+    stages = [tmp_path / "out/.work-demo" / stage for stage in ("refine", "read", "encode")]
+    work_bytes = sum(path.stat().st_size for stage in stages for path in stage.iterdir())
+    assert work_bytes / 1.6 < found.work_bytes.value < work_bytes * 1.6
     assert "tokens" in forecast_text(found)
+
+
+def test_what_is_loaded_once_is_no_part_of_a_units_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from data_prep import dry_run
+
+    write_inputs(tmp_path)
+    now, loaded = 0.0, set[str]()
+
+    def refine(work: Any, name: str, unit: Any) -> Any:
+        nonlocal now
+        source = work.config.sources[unit.source].name
+        now += 1.0 if source in loaded else 100.0
+        loaded.add(source)
+        return refine_unit(work, name, unit)
+
+    refine_unit = dry_run.refine_unit
+    monkeypatch.setattr(dry_run, "refine_unit", refine)
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=lambda: now))
+    found = dry_run.dry_run(config(tmp_path, unit_bytes=4_000), "demo", workers=1)
+    assert found.stage_s["read"] == pytest.approx(found.units, rel=0.3)
 
 
 def test_a_dry_run_knows_every_tokenizer_and_looks_for_evaluation_data(tmp_path: Path) -> None:
