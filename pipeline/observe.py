@@ -1,18 +1,21 @@
 """Reads off the files where a run stands: all that `next_actions` decides on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from cluster.job import JobRecord, JobState, Launcher
 from pipeline.actions import State
 from pipeline.config import RunConfig
 from pipeline.durable import remote_run
+from pipeline.errors import CorruptCheckpoint
+from pipeline.evaluate.report import read_report
 from pipeline.monitor.journal import read_journal
 from pipeline.promote.alias import protected_paths
 from pipeline.promote.registry import read_entries
-from pipeline.promote.stage import decided_steps
+from pipeline.promote.stage import judged_checkpoints
 from pipeline.runs import read_state
-from pipeline.train.checkpoint import steps_saved
+from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, steps_saved
 from pipeline.train.stored import uploaded_steps
 from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
 
@@ -22,7 +25,9 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
     folder = workspace.run(config.name)
     # The job's state first: what it saved before it ended is then surely seen.
     job_state = launcher.state(job) if job else None
-    saved = tuple(steps_saved(folder.checkpoints))
+    digests = {step: digest for step in steps_saved(folder.checkpoints) if (digest := digest_of(folder, step))}
+    saved = tuple(digests)
+    judged = judged_checkpoints(config, workspace) if config.promote is not None else frozenset()
     promotes, remote = config.promote is not None, remote_run(config)
     return State(
         has_corpus=has_corpus(config, workspace),
@@ -30,9 +35,9 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         progressed=job is not None and job_state is JobState.FAILED and progressed(folder, job, saved),
         total_steps=config.total_steps,
         saved=saved,
-        evaluated=frozenset(step for step in saved if folder.report(step, "heldout").exists()),
+        evaluated=frozenset(step for step in saved if scored_digest(folder, step) == digests[step]),
         evaluates=bool(config.evaluate.suites),
-        decided=decided_steps(config, workspace) if promotes else frozenset(),
+        decided=frozenset(step for step in saved if digests[step] in judged),
         promotes=promotes,
         protected=protected_steps(config, workspace),
         keep_last=config.train.checkpoint.keep_last,
@@ -41,6 +46,45 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         keep_local=config.train.checkpoint.keep_local,
         uploaded=uploaded_steps(folder, remote) if remote else frozenset(),
     )
+
+
+def digest_of(folder: RunFolder, step: int) -> str | None:
+    """The digest of a checkpoint; None if its record does not hold, which is as good as no checkpoint."""
+    return _read(_digest, folder.checkpoint(step) / RECORD_NAME)
+
+
+def scored_digest(folder: RunFolder, step: int) -> str | None:
+    """The digest of the checkpoint that a step's report is of, which is another one if the step was saved anew."""
+    return _read(_reported, folder.report(step, "heldout"))
+
+
+Stamp = tuple[int, int, int]
+
+
+def _read(read: Callable[[Path, Stamp], str | None], path: Path) -> str | None:
+    """What a record says; None if there is none. It is read again only if it was written again: a report has a line for
+    each document, and the scheduler looks thrice a second."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return None
+    return read(path, (now.st_ino, now.st_mtime_ns, now.st_size))
+
+
+@lru_cache(maxsize=10_000)
+def _digest(record: Path, stamp: Stamp) -> str | None:
+    try:
+        return read_checkpoint(record.parent).digest
+    except CorruptCheckpoint:
+        return None
+
+
+@lru_cache(maxsize=10_000)
+def _reported(report: Path, stamp: Stamp) -> str | None:
+    try:
+        return read_report(report).checkpoint_digest
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def has_corpus(config: RunConfig, workspace: Workspace) -> bool:

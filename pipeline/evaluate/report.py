@@ -75,6 +75,16 @@ def read_report(path: Path) -> EvalReport:
     return report
 
 
+def report_of(path: Path, checkpoint_digest: str) -> EvalReport | None:
+    """The report at a path, if it is of that checkpoint; None if it has to be made. A step that was saved anew has
+    another checkpoint than the report that may be there."""
+    try:
+        report = read_report(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    return report if report.checkpoint_digest == checkpoint_digest else None
+
+
 def finite_or_none(value: float) -> float | None:
     """The value as records store it."""
     return value if math.isfinite(value) else None

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
-from pipeline.evaluate.report import EvalReport, read_report, write_report
+from pipeline.evaluate.report import EvalReport, report_of, write_report
 from pipeline.locks import locked
 from pipeline.monitor.journal import Journal
-from pipeline.train.checkpoint import steps_saved
+from pipeline.train.checkpoint import read_checkpoint, steps_saved
 from pipeline.workspace import Workspace
 
 
@@ -17,7 +17,8 @@ def evaluate_step(
     step: int | None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvalReport:
-    """The held-out report of a step's checkpoint, the newest if None; made only if it is not there yet.
+    """The held-out report of a step's checkpoint, the newest if None; made only if it is not there yet. Raises
+    CorruptCheckpoint.
 
     `progress` hears of tokens done and in all, before each batch. If it raises, or if all ends here, the next call goes
     on with that batch.
@@ -27,9 +28,10 @@ def evaluate_step(
     path = run.report(step, "heldout")
     scored = path.with_suffix(".scored")
     with locked(path.with_suffix(".lock")):  # whoever comes second waits, and finds the first one's report
-        if path.exists():
+        known = report_of(path, read_checkpoint(run.checkpoint(step)).digest)
+        if known is not None:
             scored.unlink(missing_ok=True)
-            return read_report(path)
+            return known
         from pipeline.evaluate.heldout import evaluate_heldout
 
         report = evaluate_heldout(run.checkpoint(step), workspace.corpora, scored, progress)

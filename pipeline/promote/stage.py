@@ -4,13 +4,13 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
-from pipeline.evaluate.report import read_report
+from pipeline.evaluate.report import report_of
 from pipeline.monitor.journal import Journal
 from pipeline.notice import GoOn, go_on
 from pipeline.promote.chain import Entry
 from pipeline.promote.config import PromoteConfig
 from pipeline.promote.registry import promote, read_entries
-from pipeline.train.checkpoint import verify_checkpoint
+from pipeline.train.checkpoint import read_checkpoint, verify_checkpoint
 from pipeline.workspace import Workspace
 
 
@@ -30,21 +30,22 @@ def promote_step(config: RunConfig, workspace: Workspace, step: int, *, between:
     """Brings a step's checkpoint, with its report, before the gate. The verdict is in the registry's journal and the
     run's. `between` is called before each file that is verified."""
     run = workspace.run(config.name)
-    report_path = run.report(step, "heldout")
-    if not report_path.exists():
+    checkpoint = run.checkpoint(step)
+    report = report_of(run.report(step, "heldout"), read_checkpoint(checkpoint).digest)
+    if report is None:
         raise Mistake(
             f"step {step} of run {config.name} is not evaluated yet; do it with: headrace evaluate CONFIG --step {step}"
         )
     promotion = promotion_of(config)
-    known = decided_steps(config, workspace)
+    known = judged_checkpoints(config, workspace)
     entry = promote(
         workspace.path,
         promotion,
-        read_report(report_path),
-        run.checkpoint(step),
+        report,
+        checkpoint,
         check_checkpoint=lambda path: verify_checkpoint(path, between=between).digest,
     )
-    if step not in known:
+    if report.checkpoint_digest not in known:
         with Journal(run.metrics) as journal:
             assert entry.decision is not None
             journal.append(
@@ -59,12 +60,12 @@ def promote_step(config: RunConfig, workspace: Workspace, step: int, *, between:
     return entry
 
 
-def decided_steps(config: RunConfig, workspace: Workspace) -> frozenset[int]:
-    """Steps of this run that the alias's journal already holds a verdict on."""
+def judged_checkpoints(config: RunConfig, workspace: Workspace) -> frozenset[str]:
+    """Digests of this run's checkpoints that the alias's journal already holds a verdict on."""
     promotion = promotion_of(config)
     entries = read_entries(workspace.path, promotion.model)
     return frozenset(
-        entry.checkpoint.step
+        entry.checkpoint.digest
         for entry in entries
         if entry.alias == promotion.alias and entry.checkpoint.run == config.name and entry.decision is not None
     )

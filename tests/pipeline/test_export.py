@@ -30,10 +30,10 @@ FILES = {
 }  # fmt: skip
 
 
-def save_checkpoint(config: RunConfig, workspace: Workspace, step: int) -> Checkpoint:
-    """A checkpoint of untrained weights, as training would record it."""
+def save_checkpoint(config: RunConfig, workspace: Workspace, step: int, *, seed: int | None = None) -> Checkpoint:
+    """A checkpoint of untrained weights, as training would record it, with a report."""
     manifest = small_corpus(workspace.corpora / "small-1")
-    model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, seed=step)
+    model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, seed=step if seed is None else seed)
     folder = workspace.run(config.name).checkpoint(step)
     folder.mkdir(parents=True)
     weights = folder / WEIGHTS_NAME

@@ -1,0 +1,77 @@
+"""What the scheduler reads off the files: which checkpoints are there, scored and judged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cluster.job import launcher_for
+from data_prep.manifest import read_manifest
+from pipeline.actions import Evaluate, State, next_actions
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import Mistake
+from pipeline.evaluate.stage import evaluate_step
+from pipeline.observe import observe
+from pipeline.promote.stage import promote_step
+from pipeline.runs import pin
+from pipeline.train.checkpoint import RECORD_NAME
+from pipeline.workspace import Workspace, open_workspace
+from tests.pipeline.test_export import save_checkpoint
+from tests.train.small_runs import config_tree, write_config
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> tuple[RunConfig, Workspace]:
+    """A run with a checkpoint of step 4, scored."""
+    tree = config_tree(tmp_path / "ws", steps=8, every_steps=4) | {"promote": {"model": "small"}}
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    workspace = open_workspace(config)
+    save_checkpoint(config, workspace, 4)
+    corpus = workspace.corpora / "small-1"
+    pin(config, workspace.run(config.name), corpus, read_manifest(corpus))
+    return config, workspace
+
+
+def seen(config: RunConfig, workspace: Workspace) -> State:
+    return observe(config, workspace, None, launcher_for(config.cluster))
+
+
+def test_a_step_that_is_saved_anew_is_scored_and_judged_anew(
+    opened: tuple[RunConfig, Workspace], tmp_path: Path
+) -> None:
+    config, workspace = opened
+    run = workspace.run(config.name)
+    first = promote_step(config, workspace, 4)
+    assert (seen(config, workspace).evaluated, seen(config, workspace).decided) == ({4}, {4})
+
+    shutil.move(run.report(4, "heldout"), tmp_path / "report")
+    run.checkpoint(4).rename(run.checkpoints / "step-00000004.rewound-1")
+    save_checkpoint(config, workspace, 4, seed=5)
+    shutil.move(tmp_path / "report", run.report(4, "heldout"))
+    state = seen(config, workspace)
+    assert (state.saved, state.evaluated, state.decided) == ((4,), set(), set())
+    assert Evaluate(4) in next_actions(state)
+    with pytest.raises(Mistake, match="step 4 of run small is not evaluated yet"):
+        promote_step(config, workspace, 4)
+    report = evaluate_step(config, workspace, 4)
+    assert report.checkpoint_digest != first.checkpoint.digest
+    assert seen(config, workspace).evaluated == {4}
+    assert promote_step(config, workspace, 4).checkpoint.digest == report.checkpoint_digest
+    assert seen(config, workspace).decided == {4}
+
+
+def test_a_checkpoint_whose_record_does_not_hold_is_none(opened: tuple[RunConfig, Workspace]) -> None:
+    config, workspace = opened
+    assert seen(config, workspace).saved == (4,)
+    record = workspace.run(config.name).checkpoint(4) / RECORD_NAME
+    record.write_bytes(record.read_bytes()[:100])
+    assert seen(config, workspace).saved == ()
+
+
+def test_a_report_that_does_not_hold_is_made_again(opened: tuple[RunConfig, Workspace]) -> None:
+    config, workspace = opened
+    path = workspace.run(config.name).report(4, "heldout")
+    path.write_bytes(path.read_bytes().replace(b'"step": 4', b'"step": 5'))
+    assert seen(config, workspace).evaluated == set()
+    assert evaluate_step(config, workspace, 4).step == 4
+    assert seen(config, workspace).evaluated == {4}
