@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from data_prep.files import digest, plain, read_record, sha256_file
+from data_prep.files import digest, plain, read_record, sha256_file, sync_folder
 from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
 from pipeline.errors import CorruptCheckpoint
@@ -113,6 +113,15 @@ def verify_checkpoint(path: Path, only: Iterable[str] | None = None, *, between:
     return checkpoint
 
 
+def set_aside(path: Path, why: str) -> None:
+    """Renames a checkpoint to `NAME.WHY`, so that none resumes from it and its step can be saved anew; by then that is
+    on disk. What bore that name goes."""
+    aside = path.with_name(f"{path.name}.{why}")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    sync_folder(path.parent)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Newest:
     """The newest checkpoint whose files all hold, and what had to be passed over to find it."""
@@ -130,9 +139,7 @@ def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
             verify_checkpoint(path, between=between)
         except CorruptCheckpoint as error:
             passed_over.append(str(error))
-            aside = path.with_name(f"{path.name}.corrupt")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            set_aside(path, "corrupt")
         else:
             return Newest(step=step, passed_over=tuple(passed_over))
     return Newest(step=None, passed_over=tuple(passed_over))

@@ -1,11 +1,14 @@
 """What follows when the guard finds a step bad: it is said, and the next resume begins behind it.
 
-A rollback's record is written before anything is loaded, so a crash at any instant of it loses nothing: either the
-record is there and the resume obeys it, or the harm comes again and is seen again.
+    decision, guard's state, steps saved ──consequences──> checkpoints to set aside, what is said, guard's new state
+
+A rollback's record is written before anything is loaded, and after the checkpoints that it sets aside are; so a crash
+or a power cut at any instant of it loses nothing: either the record is there and the resume obeys it, or the harm comes
+again and is seen again.
 """
 
-import shutil
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.files import write_record
@@ -14,7 +17,7 @@ from pipeline.data.order import Order
 from pipeline.data.trace import document_ids
 from pipeline.errors import PipelineError
 from pipeline.monitor.journal import read_from, unbroken
-from pipeline.train.checkpoint import steps_saved
+from pipeline.train.checkpoint import set_aside, steps_saved
 from pipeline.train.guard import Decision, Figures, GuardState, Replay
 from pipeline.train.training import Training
 
@@ -36,12 +39,14 @@ def act(training: Training, decision: Decision, state: GuardState, order: Order)
 def record(training: Training, decision: Decision, state: GuardState, order: Order) -> None:
     """Rank 0's part: to say it, and to make the next resume one from behind a rollback's first step."""
     run, batches = training.run, training.config.batches
-    if decision.rolls_back:
-        kept = set_aside(run.checkpoints, decision.first, state.rollbacks + 1)
-        decision = replace(decision, first=max(decision.first, kept + 1))
+    after = consequences(decision, state, steps_saved(run.checkpoints), order, batches)
+    for step in after.set_aside:
+        set_aside(run.checkpoint(step), f"rewound-{after.state.rollbacks}")
+    decision = after.decision
     steps = range(decision.first, decision.last + 1)
-    of_machine = decision.kind == "hardware"
-    documents = {} if of_machine else document_ids(training.corpus, training.manifest, order, batches, steps)
+    problem, documents = f"{decision.why}: {SAID[decision.kind]}", {}
+    if decision.kind != "hardware":
+        documents = document_ids(training.corpus, training.manifest, order, batches, steps)
     training.tell(
         "guard",
         verdict=decision.kind,
@@ -49,13 +54,11 @@ def record(training: Training, decision: Decision, state: GuardState, order: Ord
         first=decision.first,
         last=decision.last,
         why=decision.why,
-        problem=f"{decision.why}: {SAID[decision.kind]}",
+        problem=problem,
         documents=documents,
     )
-    if of_machine:
-        write_record(run.guard, replace(state, replay=None))
-    elif decision.rolls_back:
-        write_record(run.guard, rolled_back(state, decision, order, batches))
+    if decision.kind != "give_up":
+        write_record(run.guard, after.state)
 
 
 SAID = {
@@ -66,6 +69,33 @@ SAID = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Consequences:
+    decision: Decision
+    """Of a rollback, its first step is none that a checkpoint which is left has trained on."""
+    set_aside: tuple[int, ...]
+    """Steps of the checkpoints that have trained on the decision's first step, the newest first: a crash between two
+    leaves no older one missing."""
+    state: GuardState
+    """The guard's, behind it."""
+
+
+def consequences(
+    decision: Decision, state: GuardState, saved: Sequence[int], order: Order, batches: Batches
+) -> Consequences:
+    """What a decision leads to where these steps are saved, in ascending order. The oldest checkpoint is always left,
+    and if it has trained on some of the steps that the decision names, these stay trained on."""
+    if not decision.rolls_back:
+        return Consequences(decision=decision, set_aside=(), state=replace(state, replay=None))
+    kept = [step for step in saved if step < decision.first] or list(saved[:1])
+    decision = replace(decision, first=max(decision.first, kept[-1] + 1))
+    return Consequences(
+        decision=decision,
+        set_aside=tuple(reversed(saved[len(kept) :])),
+        state=rolled_back(state, decision, order, batches),
+    )
+
+
 def rolled_back(state: GuardState, decision: Decision, order: Order, batches: Batches) -> GuardState:
     """The state that a rollback leaves."""
     after = replace(state, rollbacks=state.rollbacks + 1, replay=None)
@@ -73,19 +103,6 @@ def rolled_back(state: GuardState, decision: Decision, order: Order, batches: Ba
         return replace(after, replay=Replay(first=decision.first, last=decision.last))
     first = batches.first(decision.first - 1)
     return replace(after, skipped=order.skipping(first, batches.first(decision.last) - first).skipped)
-
-
-def set_aside(checkpoints: Path, first: int, rollback: int) -> int:
-    """Renames the checkpoints that have trained on step `first`, counted from 1, to `*.rewound-ROLLBACK`, as long as
-    another is left. Gives the newest step that is."""
-    saved = steps_saved(checkpoints)
-    kept = [step for step in saved if step < first] or saved[:1]
-    for step in saved[len(kept) :]:
-        path = checkpoints / f"step-{step:08d}"
-        aside = path.with_name(f"{path.name}.rewound-{rollback}")
-        shutil.rmtree(aside, ignore_errors=True)  # of the same rollback, if a crash kept it from being recorded
-        path.rename(aside)
-    return kept[-1]
 
 
 def recent_figures(journal: Path, count: int) -> list[Figures]:

@@ -17,6 +17,7 @@ from pipeline.errors import CorruptCheckpoint
 from pipeline.monitor.journal import read_journal
 from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, newest_good, sealed, steps_saved, verify_checkpoint
 from pipeline.train.snapshot import write_tensors
+from tests.disk import record_disk
 from tests.train.small_runs import (
     RECORD,
     config_tree,
@@ -131,6 +132,14 @@ def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it
     assert str(newest / name) in found.passed_over[0]
     assert "use another checkpoint" in found.passed_over[0]
     assert not newest.exists(), "set aside, so that step 4 can be saved anew"
+
+
+def test_what_is_set_aside_is_so_on_disk(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(shutil.copytree(written, tmp_path / "checkpoints"))
+    harm(folder / "step-00000004" / WEIGHTS_NAME, "flip")
+    done = record_disk(monkeypatch)
+    assert newest_good(folder).step == 2
+    assert done == [("rename", "step-00000004.corrupt"), ("sync", "checkpoints")]
 
 
 @pytest.mark.slow

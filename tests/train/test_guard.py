@@ -5,7 +5,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,12 +15,15 @@ from cluster.world import World
 from data_prep.files import write_record
 from data_prep.manifest import Manifest, read_manifest
 from data_prep.shards import open_shard
+from pipeline.batches import Batches
 from pipeline.config import GuardConfig, load_config
+from pipeline.data.mixture import Mixture
 from pipeline.data.order import Order, order_of_config
+from pipeline.data.position import Window
 from pipeline.data.trace import document_ids
 from pipeline.errors import PipelineError
 from pipeline.monitor.journal import Journal, read_journal, unbroken
-from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, read_checkpoint, steps_saved
+from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved
 from pipeline.train.guard import (
     Decision,
     Figures,
@@ -31,10 +34,12 @@ from pipeline.train.guard import (
     read_guard,
     verdict,
 )
-from pipeline.train.rollback import act, recent_figures, set_aside
-from pipeline.train.training import Training
+from pipeline.train.rollback import Consequences, act, consequences, recent_figures
+from pipeline.train.training import Tell, Training
 from pipeline.workspace import RunFolder
-from tests.train.small_runs import config_tree, harm, run_ranks, small_corpus, start_ranks, write_config
+from tests.disk import record_disk
+from tests.train.small_runs import ALONE, config_tree, harm, run_ranks, small_corpus, start_ranks, write_config
+from tests.train.stored_runs import save
 
 GUARD = GuardConfig(window_steps=32)
 
@@ -131,24 +136,81 @@ def test_recent_figures_are_those_of_the_unbroken_curve(tmp_path: Path) -> None:
     assert len(recent_figures(path, 100)) == 9
 
 
-def test_checkpoints_behind_a_step_are_set_aside_but_never_the_last_one(tmp_path: Path) -> None:
-    def save(step: int) -> None:
-        (tmp_path / f"step-{step:08d}").mkdir()
-        (tmp_path / f"step-{step:08d}" / RECORD_NAME).touch()
+def rolled(kind: Literal["replay", "skip"], first: int, saved: Sequence[int]) -> Consequences:
+    """What rolling back behind the steps from `first` to 9 leads to, the second time."""
+    decision = Decision(kind=kind, first=first, last=9, why="the loss is high")
+    return consequences(
+        decision, GuardState(rollbacks=1, replay=Replay(first=8, last=9)), saved, ORDER, Batches(size=8)
+    )
 
+
+ORDER = Order(manifest_digest="", seed=0, mixture=Mixture(weights=(1.0,), key=0), sources=())
+
+
+@pytest.mark.parametrize(
+    ("first", "saved", "gone", "since"),
+    [
+        (9, [0, 4, 8], (), 9),
+        (8, [0, 4, 8], (8,), 8),
+        (4, [0, 4, 8], (8, 4), 4),
+        (1, [0, 4, 8], (8, 4), 1),
+        (5, [4, 8], (8,), 5),
+        (3, [4, 8], (8,), 5),
+    ],
+)
+def test_a_rollback_leaves_no_checkpoint_that_has_trained_on_its_steps_but_the_oldest(
+    first: int, saved: list[int], gone: tuple[int, ...], since: int
+) -> None:
+    replay, skip = rolled("replay", first, saved), rolled("skip", first, saved)
+    assert replay.set_aside == skip.set_aside == gone
+    assert (replay.decision.first, replay.decision.last) == (since, 9)
+    assert replay.state == GuardState(rollbacks=2, replay=Replay(first=since, last=9))
+    window = Window(first=8 * (since - 1), count=8 * (10 - since))
+    assert skip.state == GuardState(rollbacks=2, skipped=(window,))
+
+
+def test_only_a_rollback_sets_anything_aside() -> None:
+    state = GuardState(rollbacks=1, replay=Replay(first=8, last=9))
+    for kind in ("hardware", "give_up"):
+        decision = Decision(kind=kind, first=8, last=9)  # type: ignore[arg-type]
+        after = consequences(decision, state, [0, 4, 8], ORDER, Batches(size=8))
+        assert (after.decision, after.set_aside, after.state) == (decision, (), GuardState(rollbacks=1))
+
+
+def alone(folder: Path, tell: Tell) -> Training:
+    """One rank's view of a run that has saved steps 0, 4 and 8."""
+    config = load_config(write_config(folder / "run.yaml", config_tree(folder / "ws", steps=12, every_steps=4)))
+    run = RunFolder(path=folder)
     for step in (0, 4, 8):
-        save(step)
-    assert set_aside(tmp_path, 8, 1) == 4
-    assert steps_saved(tmp_path) == [0, 4]
-    save(8)
-    assert set_aside(tmp_path, 8, 1) == 4, "again, after a crash before it was recorded"
-    save(8)
-    assert set_aside(tmp_path, 5, 2) == 4
-    assert steps_saved(tmp_path) == [0, 4]
-    assert {path.name for path in tmp_path.glob("*.*")} == {"step-00000008.rewound-1", "step-00000008.rewound-2"}
-    shutil.rmtree(tmp_path / "step-00000000")
-    assert set_aside(tmp_path, 3, 3) == 4, "older ones were pruned"
-    assert steps_saved(tmp_path) == [4]
+        save(run, step)
+    return Training(
+        config=config,
+        run=run,
+        corpus=folder / "corpus",
+        manifest=small_corpus(folder / "corpus"),
+        world=ALONE,
+        notice=StopNotice({}),
+        tell=tell,
+    )
+
+
+REPLAY = Decision(kind="replay", first=5, last=9, why="the loss is high")
+
+
+def test_by_the_time_a_rollback_is_recorded_what_it_sets_aside_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut would bring back the checkpoint that has trained on what the record says is left out."""
+    training = alone(tmp_path, lambda kind, **figures: None)
+    order = order_of_config(training.config, training.manifest)
+    with monkeypatch.context() as patch:
+        done = record_disk(patch)
+        act(training, REPLAY, GuardState(), order)
+    names = [name for _, name in done]
+    renamed, recorded = names.index("step-00000008.rewound-1"), names.index("guard.json")
+    assert ("sync", "checkpoints") in done[renamed:recorded]
+    assert steps_saved(training.run.checkpoints) == [0, 4]
+    assert read_guard(training.run.guard) == GuardState(rollbacks=1, replay=Replay(first=5, last=9))
 
 
 def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
