@@ -4,7 +4,8 @@
             │                  rank 0 writes checkpoint.json, which lists every file's size and sha256
             └──rename──> step-00000500/
 
-A folder without its record does not count. Loading verifies every digest first.
+A folder without its record does not count. Loading verifies every digest first. Only what is missing or says something
+else is corrupt: a file that cannot be read just now may be as good as ever, so that is another error.
 
     checkpoint.json  model.safetensors  state-00000.safetensors ...  rng-00000.safetensors ...
 
@@ -22,7 +23,7 @@ from pathlib import Path
 from data_prep.files import digest, plain, read_record, sha256_file, sync_folder
 from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
-from pipeline.errors import CorruptCheckpoint
+from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.notice import GoOn, go_on
 
 RECORD_NAME = "checkpoint.json"
@@ -84,11 +85,13 @@ def _step_folders(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint's record, its own digest verified. Raises CorruptCheckpoint."""
+    """A checkpoint's record, its own digest verified. Raises CorruptCheckpoint, PipelineError if it cannot be read."""
     try:
         checkpoint = read_record(Checkpoint, path / RECORD_NAME)
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, ValueError) as error:
         raise CorruptCheckpoint(f"{path / RECORD_NAME}: {error}; use another checkpoint") from error
+    except OSError as error:
+        raise _unreadable(path / RECORD_NAME, error) from error
     if sealed(checkpoint).digest != checkpoint.digest:
         raise CorruptCheckpoint(f"{path / RECORD_NAME} does not match its own digest; use another checkpoint")
     return checkpoint
@@ -96,21 +99,34 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def verify_checkpoint(path: Path, only: Iterable[str] | None = None, *, between: GoOn = go_on) -> Checkpoint:
     """Compares files with the record that covers them: all of them, or those named. `between` is called before each.
-    Raises CorruptCheckpoint naming the first that differs."""
+    Raises CorruptCheckpoint naming the first that differs, PipelineError naming one that cannot be read."""
     checkpoint = read_checkpoint(path)
     for name in sorted(checkpoint.files if only is None else only):
         between()
-        expected, file = checkpoint.files[name], path / name
-        if not file.is_file():
-            raise CorruptCheckpoint(f"{file} is missing; use another checkpoint")
-        size = file.stat().st_size
-        if size != expected.size_bytes:
-            raise CorruptCheckpoint(
-                f"{file} has {size} bytes, its record says {expected.size_bytes}; use another checkpoint"
-            )
-        if sha256_file(file) != expected.sha256:
-            raise CorruptCheckpoint(f"{file} does not match its recorded sha256; use another checkpoint")
+        try:
+            _verify_file(path / name, checkpoint.files[name])
+        except OSError as error:
+            raise _unreadable(path / name, error) from error
     return checkpoint
+
+
+def _verify_file(file: Path, expected: FileRecord) -> None:
+    if not file.is_file():
+        raise CorruptCheckpoint(f"{file} is missing; use another checkpoint")
+    size = file.stat().st_size
+    if size != expected.size_bytes:
+        raise CorruptCheckpoint(
+            f"{file} has {size} bytes, its record says {expected.size_bytes}; use another checkpoint"
+        )
+    if sha256_file(file) != expected.sha256:
+        raise CorruptCheckpoint(f"{file} does not match its recorded sha256; use another checkpoint")
+
+
+def _unreadable(file: Path, error: OSError) -> PipelineError:
+    return PipelineError(
+        f"{file} cannot be read ({error.strerror or error}); run it again when its disk answers, or move its "
+        "checkpoint away to go on from the one before"
+    )
 
 
 def set_aside(path: Path, why: str) -> None:
@@ -132,7 +148,9 @@ class Newest:
 
 def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
     """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved
-    anew. One without a record is bad too: a commit renames the folder with its record in it."""
+    anew. One without a record is bad too: a commit renames the folder with its record in it.
+
+    Raises PipelineError, and sets nothing aside, if a file cannot be read."""
     passed_over = []
     for step, path in reversed(_step_folders(folder)):
         try:

@@ -1,11 +1,13 @@
 """A checkpoint is what its record says, file by file, or it is refused by name."""
 
+import errno
 import random
 import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.files import write_record
-from pipeline.errors import CorruptCheckpoint
+from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.monitor.journal import read_journal
 from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, newest_good, sealed, steps_saved, verify_checkpoint
 from pipeline.train.snapshot import write_tensors
@@ -132,6 +134,28 @@ def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it
     assert str(newest / name) in found.passed_over[0]
     assert "use another checkpoint" in found.passed_over[0]
     assert not newest.exists(), "set aside, so that step 4 can be saved anew"
+
+
+@pytest.mark.parametrize("name", [RECORD_NAME, WEIGHTS_NAME])
+def test_a_file_that_cannot_be_read_just_now_condemns_no_checkpoint(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As when a file system's server was started again: the next look finds all as it was."""
+    folder = Path(shutil.copytree(written, tmp_path / "checkpoints"))
+    stale = folder / "step-00000004" / name
+    open_file = Path.open
+
+    def opened(path: Path, *how: Any, **more: Any) -> Any:
+        if path == stale:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return open_file(path, *how, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", opened)
+        with pytest.raises(PipelineError, match=f"{name} cannot be read .Stale file handle.; run it again") as raised:
+            newest_good(folder)
+    assert not isinstance(raised.value, CorruptCheckpoint)
+    assert newest_good(folder).step == 4
 
 
 def test_what_is_set_aside_is_so_on_disk(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
