@@ -46,7 +46,10 @@ def record(training: Training, decision: Decision, state: GuardState, order: Ord
     steps = range(decision.first, decision.last + 1)
     problem, documents = f"{decision.why}: {SAID[decision.kind]}", {}
     if decision.kind != "hardware":
-        documents = document_ids(training.corpus, training.manifest, order, batches, steps)
+        try:
+            documents = document_ids(training.corpus, training.manifest, order, batches, steps)
+        except (PipelineError, OSError) as error:  # a lost sidecar must not keep the run from going back
+            problem += f"; which documents it saw cannot be told: {error}"
     training.tell(
         "guard",
         verdict=decision.kind,

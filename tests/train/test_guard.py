@@ -213,6 +213,18 @@ def test_by_the_time_a_rollback_is_recorded_what_it_sets_aside_is_on_disk(
     assert read_guard(training.run.guard) == GuardState(rollbacks=1, replay=Replay(first=5, last=9))
 
 
+def test_a_rollback_is_recorded_also_if_its_documents_cannot_be_told(tmp_path: Path) -> None:
+    told: list[dict[str, Any]] = []
+    training = alone(tmp_path, lambda kind, **figures: told.append({"kind": kind, **figures}))
+    for sidecar in training.corpus.glob("shards/*.parquet"):
+        sidecar.unlink()
+    act(training, REPLAY, GuardState(), order_of_config(training.config, training.manifest))
+    [line] = told
+    assert (line["kind"], line["verdict"], line["documents"]) == ("guard", "replay", {})
+    assert "once more; which documents it saw cannot be told: " in line["problem"]
+    assert read_guard(training.run.guard).rollbacks == 1
+
+
 def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
     config = load_config(write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=2)))
     corpus = tmp_path / "corpus"
