@@ -1,8 +1,12 @@
 """How a run finds its checkpoint again, and what a checkpoint says so that it is found."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from data_prep.files import canonical_json, plain
 from pipeline.data.order import Order
+from pipeline.data.position import Position
 from pipeline.durable import remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.notice import unless_told
@@ -40,8 +44,8 @@ def resume(training: Training, engine: Any, order: Order) -> int | None:
     path = run.checkpoint(newest.step)
     checkpoint = read_checkpoint(path)
     expected = order.position(config.batches.first(newest.step))
-    if (checkpoint.config_digest, checkpoint.position) != (config.digest, expected):
-        raise Mistake(f"{path} was made by another config or from another corpus; give this run another name")
+    if problem := misfit(checkpoint, config.digest, expected, run.guard):
+        raise Mistake(f"{path} {problem}")
     load(engine, path, checkpoint, world)
     tell(
         "resume",
@@ -53,6 +57,21 @@ def resume(training: Training, engine: Any, order: Order) -> int | None:
         saved_by={"world_size": checkpoint.world_size, "zero_stage": checkpoint.zero_stage},
     )
     return newest.step
+
+
+def misfit(checkpoint: Checkpoint, config_digest: str, expected: Position, guard: Path) -> str:
+    """Why a run of that config, which its corpus and its guard's record bring to that position, cannot go on from a
+    checkpoint, and what to do; empty if it can."""
+    if (checkpoint.config_digest, checkpoint.position) == (config_digest, expected):
+        return ""
+    left_out = checkpoint.position.skipped
+    if (checkpoint.config_digest, replace(checkpoint.position, skipped=expected.skipped)) == (config_digest, expected):
+        record = canonical_json({"skipped": [plain(window) for window in left_out]}).decode()
+        return (
+            f"was trained on other data than {guard} leads to, which is gone or not the one of then; "
+            f"put that one back, or one that says {record}"
+        )
+    return "was made by another config or from another corpus; give this run another name"
 
 
 def describe(training: Training, order: Order, step: int) -> Checkpoint:

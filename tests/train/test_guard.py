@@ -2,6 +2,7 @@
 
 import math
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -317,6 +318,18 @@ def test_bad_data_is_replayed_then_left_out_and_every_later_start_leaves_it_out_
     run_ranks(config_path, corpus)
     assert final_weights(run) == weights
     assert digests(run) == expected
+
+    # Without the guard's record: what is missing is said, and how to write it anew.
+    (run / "guard.json").unlink()
+    shutil.rmtree(run / f"checkpoints/step-{STEPS:08d}")
+    process = start_ranks(config_path, corpus)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode != 0
+    said = re.search(r"step-00000015 was trained on other data than \S*guard.json leads to.*one that says (.*)", output)
+    assert said, output
+    (run / "guard.json").write_text(said[1])
+    run_ranks(config_path, corpus)
+    assert final_weights(run) == weights
     fresh = tmp_path / "fresh.yaml"
     fresh.write_text(config_path.read_text().replace(str(tmp_path / "ws"), str(tmp_path / "fresh")))
     write_record(tmp_path / "fresh/runs/small/guard.json", read_guard(run / "guard.json"))
