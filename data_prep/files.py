@@ -49,7 +49,12 @@ def sha256_file(path: Path) -> str:
 
 def sync_folder(folder: Path) -> None:
     """Makes renames inside a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    sync_file(folder)
+
+
+def sync_file(path: Path) -> None:
+    """Makes what was written to a file survive a power cut, whoever wrote it."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

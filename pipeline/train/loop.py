@@ -23,6 +23,7 @@ from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import build
+from pipeline.monitor.journal import to_disk
 from pipeline.train.engine import averaged, from_main, in_world, seed_rank, set_learning_rate, start_engine, train_step
 from pipeline.train.feeding import check_corpus, loader_of
 from pipeline.train.guard import Figures, Guard, read_guard
@@ -60,6 +61,8 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog) 
     order = order_of_config(config, training.manifest, state.skipped)
 
     def commit(step: int) -> None:
+        if world.is_main:
+            to_disk(training.run.metrics)  # the steps that led here come to disk before the checkpoint does
         saver.save(describe(training, order, step))
 
     step = resume(training, engine, order)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.monitor.journal import Journal, read_from, read_journal, unbroken
+from pipeline.monitor.journal import Journal, read_from, read_journal, to_disk, unbroken
+from tests.disk import record_disk
 
 
 def test_lines_read_back_as_written(tmp_path: Path) -> None:
@@ -97,6 +98,21 @@ def test_full_disk_is_an_error_and_the_journal_goes_on(tmp_path: Path, monkeypat
                 journal.append("step", step=2)
         journal.append("step", step=3)
     assert [line["step"] for line in read_journal(path)] == [1, 3]
+
+
+def test_a_power_cut_costs_step_lines_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = record_disk(monkeypatch)
+    with Journal(tmp_path / "run/metrics.jsonl") as journal:
+        assert done == [("sync", "run")], "the file's name"
+        for kind in ("start", "step", "guard"):
+            journal.append(kind, step=1)
+        lines = [what for what, name in done if name == "metrics.jsonl"]
+        assert lines == ["write", "sync", "write", "write", "sync"]
+        to_disk(journal.path)
+        assert done[-1] == ("sync", "metrics.jsonl")
+    with Journal(tmp_path / "run/metrics.jsonl"):
+        assert done.count(("sync", "run")) == 1
+    to_disk(tmp_path / "none")
 
 
 def step(number: int, loss: float = 0.0) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A checkpoint is what its record says, file by file, or it is refused by name."""
 
 import errno
+import json
 import random
 import shutil
 import signal
@@ -31,6 +32,7 @@ from tests.train.small_runs import (
 )
 
 TROUBLED = Path(__file__).with_name("troubled_small.py")
+RECORDED = Path(__file__).with_name("recorded_small.py")
 Troubled = Callable[..., tuple[Path, int, str]]
 
 
@@ -184,6 +186,23 @@ def test_a_save_that_cannot_be_written_is_one_line_and_harms_nothing(tmp_path: P
     verify_checkpoint(checkpoints / "step-00000002")
     run_ranks(config, tmp_path / "corpus", ranks=1)
     assert steps_saved(checkpoints) == [0, 2, 4]
+
+
+@pytest.mark.slow
+def test_a_power_cut_leaves_no_checkpoint_without_the_steps_that_led_to_it(tmp_path: Path) -> None:
+    small_corpus(tmp_path / "corpus")
+    tree = config_tree(tmp_path / "ws", steps=4, every_steps=2, ranks=1)
+    tree["train"]["checkpoint"]["asynchronous"] = False  # type: ignore[index]
+    config, left = write_config(tmp_path / "run.yaml", tree), tmp_path / "disk.json"
+    process = start_script(RECORDED, left, config, tmp_path / "corpus", ranks=1)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    done = [(what, name) for what, name in json.loads(left.read_text())]
+    commits = [at for at, one in enumerate(done) if one in [("rename", f"step-{step:08d}") for step in (0, 2, 4)]]
+    assert len(commits) == 3
+    for at in commits:
+        assert [what for what, name in done[:at] if name == "metrics.jsonl"][-1] == "sync"
+        assert done[at + 1] == ("sync", "checkpoints")
 
 
 @pytest.mark.slow
