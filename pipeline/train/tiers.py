@@ -15,6 +15,7 @@ from data_prep.errors import DataError
 from data_prep.files import parse_record, sync_folder, write_atomic, write_record
 from pipeline.durable import check_pins
 from pipeline.errors import CorruptCheckpoint, PipelineError
+from pipeline.monitor.journal import Journal
 from pipeline.notice import GoOn, go_on
 from pipeline.remote import Damaged, RemoteFolder, plain_path, side_by_side
 from pipeline.runs import read_state
@@ -150,19 +151,17 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
         except ValueError as error:
             raise PipelineError(f"{error}; put the one of the workspace there that the run was last in") from error
         write_record(run.guard, state)
-    lines = missing_lines(read_bytes(run.metrics), journal or b"")
-    run.path.mkdir(parents=True, exist_ok=True)
-    with run.metrics.open("ab") as file:
-        file.write(lines)
+    if lines := missing_lines(read_bytes(run.metrics), journal or b""):
+        with Journal(run.metrics) as ours:
+            ours.append_lines(lines)
 
 
 def missing_lines(here: bytes, there: bytes) -> bytes:
-    """The whole lines of one journal that another lacks, in their order, as they are to be appended to it.
+    """The whole lines of one journal that another lacks, in their order.
 
     Lines carry the time, so equal ones are the same. What the other run's journal says comes behind ours, and later
     lines win: the curve becomes that which led to the newer checkpoint, and ours stays as audit.
     """
     known = set(here.split(b"\n"))
     whole = there[: there.rfind(b"\n") + 1].split(b"\n")
-    lines = b"".join(line + b"\n" for line in whole if line and line not in known)
-    return b"\n" + lines if lines and here and not here.endswith(b"\n") else lines
+    return b"".join(line + b"\n" for line in whole if line and line not in known)

@@ -20,6 +20,7 @@ from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
 from pipeline.train.tiers import catch_up, missing_lines, newest_of_tiers
 from pipeline.train.upload import upload_checkpoint
+from tests.disk import record_disk
 from tests.stores import Outage, files_at, harm, memory_store, tree
 from tests.train.stored_runs import NAMES, begun, run_at, save
 
@@ -285,6 +286,22 @@ def test_the_journal_and_the_guard_come_with_a_newer_checkpoint(remote: RemoteFo
     assert first.metrics.read_bytes() == before
 
 
+def test_the_journal_of_another_machine_comes_in_one_write_and_to_the_disk(
+    remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation may append to the journal here meanwhile; and what the checkpoint stands on must not be lost."""
+    first, second = run_at(tmp_path / "first"), run_at(tmp_path / "second")
+    train(first, range(1, 500), saved_at=499)
+    upload_checkpoint(first, remote, 499)
+    with Journal(second.metrics) as journal:
+        journal.append("told")
+    done = record_disk(monkeypatch)
+    catch_up(second, remote)
+    assert done[:2] == [("write", "metrics.jsonl"), ("sync", "metrics.jsonl")]
+    assert ("write", "metrics.jsonl") not in done[2:]
+    assert len(unbroken(read_journal(second.metrics))) == 499
+
+
 @pytest.mark.parametrize("away", ["another job", "the store"])
 def test_a_checkpoint_that_came_after_the_journal_was_taken_over_is_left_for_the_next_start(
     remote: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: str
@@ -335,14 +352,23 @@ lines = st.lists(st.integers(0, 9), max_size=8)
 
 @given(lines, lines, lines, st.sampled_from([b"", b'{"torn']), st.sampled_from([b"", b'{"also torn']))
 def test_joined_journals_hold_every_line_once(
-    both: list[int], ours: list[int], theirs: list[int], torn: bytes, torn_there: bytes
+    tmp_path_factory: pytest.TempPathFactory,
+    both: list[int],
+    ours: list[int],
+    theirs: list[int],
+    torn: bytes,
+    torn_there: bytes,
 ) -> None:
     def encode(*groups: list[int]) -> bytes:
         named = [(at, number) for at, group in enumerate(groups) for number in enumerate(group)]
         return b"".join(json.dumps([at, *number]).encode() + b"\n" for at, number in named)
 
     here, there = encode(both, ours) + torn, encode(both, [], theirs) + torn_there
-    joined = here + missing_lines(here, there)
+    path = tmp_path_factory.mktemp("joined") / "metrics.jsonl"
+    path.write_bytes(here)
+    with Journal(path) as journal:
+        journal.append_lines(missing_lines(here, there))
+    joined = path.read_bytes()
     assert joined.startswith(here)
     whole = [line for line in joined.split(b"\n") if line not in (b"", torn)]
     assert whole == encode(both, ours, theirs).split(b"\n")[:-1]
