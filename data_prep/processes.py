@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -26,10 +26,21 @@ OUR_PATH = str(Path(__file__).parents[1])
 
 
 @dataclass
+class Given:
+    place: int
+    call: Call
+    losses: int = 0
+    """How many workers died of it."""
+    is_stolen: bool = False
+    """Whether a second worker was given it."""
+    is_answered: bool = False
+
+
+@dataclass
 class Worker:
     process: "subprocess.Popen[bytes]"
     connection: Connection
-    given: deque[tuple[int, Call]] = field(default_factory=deque)
+    given: deque[Given] = field(default_factory=deque)
     """What it was given and has not answered: it answers in order."""
 
 
@@ -39,8 +50,6 @@ class Processes:
     def __init__(self, most: int) -> None:
         self._most = most
         self._workers: list[Worker] = []
-        self._lost: Counter[int] = Counter()
-        """Place of a call -> how many workers died of it."""
 
     def begin(self, num_tasks: int) -> None:
         for _ in range(min(self._most, num_tasks) - len(self._workers)):
@@ -50,9 +59,10 @@ class Processes:
         return any(len(one.given) < IN_FLIGHT_PER_WORKER for one in self._workers)
 
     def give(self, place: int, call: Call) -> None:
-        self._send(min(self._workers, key=lambda one: len(one.given)), place, call)
+        self._send(min(self._workers, key=lambda one: len(one.given)), Given(place, call))
 
     def ended(self, *, block: bool) -> Iterator[tuple[int, Any]]:
+        self._steal()
         by_connection: dict[Any, Worker] = {one.connection: one for one in self._workers if one.given}
         for connection in wait(by_connection, None if block else 0):
             worker = by_connection[connection]
@@ -61,9 +71,10 @@ class Processes:
             except (EOFError, OSError):
                 self._replace(worker)
                 continue
-            place, _ = worker.given.popleft()
-            del self._lost[place]
-            yield place, result
+            one = worker.given.popleft()
+            if not one.is_answered:
+                one.is_answered = True
+                yield one.place, result
 
     def end(self) -> None:
         for worker in self._workers:
@@ -73,10 +84,21 @@ class Processes:
             worker.connection.close()
         self._workers.clear()
 
-    def _send(self, worker: Worker, place: int, call: Call) -> None:
-        worker.given.append((place, call))
+    def _steal(self) -> None:
+        """Gives idle workers what waits behind another's call, which may be long. What is on its way cannot be taken
+        back, so that one will do it too: it makes the same files of the same bytes, and its answer is dropped."""
+        for idle in [one for one in self._workers if not one.given]:
+            behind = (one for worker in self._workers for one in [*worker.given][1:])
+            waiting = next((one for one in behind if not one.is_stolen), None)
+            if waiting is None:
+                return
+            waiting.is_stolen = True
+            self._send(idle, waiting)
+
+    def _send(self, worker: Worker, one: Given) -> None:
+        worker.given.append(one)
         try:
-            worker.connection.send(call)
+            worker.connection.send(one.call)
         except OSError:
             self._replace(worker)
 
@@ -86,14 +108,15 @@ class Processes:
         dead.connection.close()
         status = dead.process.wait()
         self._workers.remove(dead)
-        place, _ = dead.given[0]
-        self._lost[place] += 1
-        if self._lost[place] > MOST_LOSSES:
+        culprit = dead.given[0]
+        culprit.losses += 1
+        if culprit.losses > MOST_LOSSES and not culprit.is_answered:
             raise DataError(f"a task failed: {_how(status)}, and so did {MOST_LOSSES} others that were given it")
         worker = _started()
         self._workers.append(worker)
         for again in dead.given:
-            self._send(worker, *again)
+            if not again.is_answered:
+                self._send(worker, again)
 
 
 def _started() -> Worker:

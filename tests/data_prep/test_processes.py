@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -87,9 +88,23 @@ def answers(pool: Processes, calls: list[Call]) -> dict[int, Any]:
     return found
 
 
+def meets(folder: str) -> int:
+    """Waits for another process that does the same; gives its own number."""
+    Path(folder, str(os.getpid())).touch()
+    while len(os.listdir(folder)) < 2:
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def both(pool: Processes) -> set[int]:
+    """The numbers of both workers, which have started."""
+    with tempfile.TemporaryDirectory() as folder:
+        return set(answers(pool, [(meets, (folder,))] * 2).values())
+
+
 def test_workers_answer(two: Processes) -> None:
     assert answers(two, [(add, (1, place)) for place in range(9)]) == {place: 1 + place for place in range(9)}
-    pids = set(answers(two, [(os.getpid, ())] * 8).values())
+    pids = both(two)
     assert len(pids) == 2
     assert os.getpid() not in pids
 
@@ -110,23 +125,38 @@ def test_a_call_that_ends_every_worker_ends_the_build(two: Processes) -> None:
 
 
 def test_a_lost_worker_is_replaced_and_its_calls_are_done(two: Processes) -> None:
-    pids = sorted(set(answers(two, [(os.getpid, ())] * 8).values()))
-    os.kill(pids[0], signal.SIGKILL)
+    pids = both(two)
+    os.kill(min(pids), signal.SIGKILL)
     assert answers(two, [(add, (1, place)) for place in range(9)]) == {place: 1 + place for place in range(9)}
-    assert len(set(answers(two, [(os.getpid, ())] * 8).values()) - set(pids)) == 1
+    assert both(two) & pids == {max(pids)}
 
 
 def test_a_terminal_or_slurm_does_not_end_workers(two: Processes) -> None:
-    pids = set(answers(two, [(os.getpid, ())] * 8).values())
+    pids = both(two)
     for pid in pids:
         for one in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             os.kill(pid, one)
-    assert set(answers(two, [(os.getpid, ())] * 8).values()) == pids
+    assert both(two) == pids
 
 
 def test_more_than_a_socket_holds_goes_both_ways_at_once(two: Processes) -> None:
     many = "x" * 4_000_000
     assert answers(two, [(str, (many,))] * 9) == dict.fromkeys(range(9), many)
+
+
+def waits_for(path: str) -> str:
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return path
+
+
+@pytest.mark.timeout(60)
+def test_an_idle_worker_takes_what_waits_behind_anothers_call(two: Processes, tmp_path: Path) -> None:
+    """The first call ends when the third has, which was given to the same worker."""
+    calls: list[Call] = [(waits_for, (f"{tmp_path}/x",)), (add, (1, 1)), (os.mkdir, (f"{tmp_path}/x",)), (add, (2, 2))]
+    assert answers(two, calls) == {0: f"{tmp_path}/x", 1: 2, 2: None, 3: 4}
+    # The late answer of the first worker, an error as the folder is there, is no one's.
+    assert answers(two, [(add, (one, 1)) for one in range(9)]) == {one: one + 1 for one in range(9)}
 
 
 def test_no_more_workers_than_there_are_tasks() -> None:
