@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cluster.meeting import while_all_come
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.errors import StoppedOnNotice
@@ -95,7 +96,8 @@ def join_world(world: World) -> None:
 def in_world(world: World) -> Iterator[None]:
     """Joins the other ranks, and leaves them at an orderly end: without that a rank was once seen to abort when it
     exited, with threads still running. After an error nobody is waited for."""
-    join_world(world)
+    with while_all_come(world.rank):
+        join_world(world)
     try:
         yield
     except StoppedOnNotice:

@@ -4,6 +4,8 @@ sum             all-reduce once, exit 0
 until-told      go on in steps until a notice comes; stop together, the later the higher the rank; exit 75
 until-told-once the same on the first stretch; on the next one as `sum`
 fail            rank 1 exits with 7 while rank 0 goes on
+early           rank 0 exits with 2 before the ranks meet
+early-stopped   the same with 75
 """
 
 import os
@@ -15,6 +17,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from cluster.meeting import while_all_come
 from cluster.signals import StopNotice, agreed
 from cluster.world import world_env, world_from_env
 
@@ -29,7 +32,10 @@ def main(mode: str) -> int:
     world = world_from_env(os.environ)
     os.environ.update(world_env(world))
     with StopNotice() as notice:
-        dist.init_process_group("gloo")
+        if mode.startswith("early") and world.rank == 0:
+            return 75 if mode == "early-stopped" else 2
+        with while_all_come(world.rank):
+            dist.init_process_group("gloo")
         total_1 = torch.tensor([float(world.rank + 1)])
         dist.all_reduce(total_1)
         # One write each: the ranks share a log.

@@ -13,8 +13,9 @@ import pytest
 
 from cluster.config import ClusterConfig
 from cluster.errors import ClusterMistake
-from cluster.job import JobRecord, JobSpec, JobState, launcher_for, load_job, log_file, submit_lock
+from cluster.job import JobRecord, JobSpec, JobState, launcher_for, load_exit, load_job, log_file, submit_lock
 from cluster.local import local_argv
+from cluster.outcome import read_codes
 from cluster.processes import boot_id, is_alive, process_start
 from tests.labs import wait_for
 
@@ -225,3 +226,18 @@ def test_the_code_of_the_rank_that_failed_first_comes_through_torchrun(tmp_path:
     assert ended(record) is JobState.FAILED
     assert json.loads((tmp_path / "exit.json").read_text())["code"] == 7
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "code", "peer", "state"), [("early", 2, 143, JobState.FAILED), ("early-stopped", 75, 75, JobState.STOPPED)]
+)
+def test_nobody_waits_at_the_rendezvous_for_a_rank_that_has_ended(
+    tmp_path: Path, mode: str, code: int, peer: int, state: JobState
+) -> None:
+    """In the first case torchrun would kill the peer 30 s later, and it left no record; in the second it waits on."""
+    record = LOCAL.submit(job(tmp_path, RANKS, mode, processes=2))
+    assert ended(record) is state
+    assert load_exit(record) == code
+    assert read_codes(record.attempt) == {0: code, 1: peer}
+    assert f"rank 1 ends: rank 0 ended with {code} before all ranks had met" in text(tmp_path)

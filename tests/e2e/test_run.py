@@ -107,7 +107,7 @@ def test_a_mistake_that_the_ranks_find_is_told_in_their_words(whole: Path, tmp_p
     run = workspace / "runs/whole"
     shutil.rmtree(run / f"checkpoints/step-{STEPS:08d}")  # so that there is something to train
     with locked(run / "train.lock"):
-        error = headrace("run", whole, f"workspace={workspace}", "cluster.processes_per_node=1", code=2)["error"]
+        error = headrace("run", whole, f"workspace={workspace}", code=2)["error"]
     assert error.startswith(f"run whole: training failed: {run} is being trained by another process; ")
     assert f"(all of it: {workspace}/runs/whole/job/log.txt)" in error
     assert "\n" not in error
