@@ -15,7 +15,7 @@ from torch import Tensor
 from cluster.meeting import while_all_come
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
-from pipeline.errors import StoppedOnNotice
+from pipeline.errors import HEADRACE_ERRORS, PipelineError, StoppedOnNotice
 from pipeline.model.decoder import Decoder
 from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
@@ -179,7 +179,18 @@ def averaged(values: Tensor, world: World) -> list[float]:
 
 
 def from_main(make: Callable[[], Made], world: World) -> Made:
-    """What rank 0 makes, on all ranks."""
-    made: list[Made | None] = [make() if world.is_main else None]
-    torch.distributed.broadcast_object_list(made)
-    return cast(Made, made[0])
+    """What rank 0 makes, on all ranks. What it raises is raised on all of them, in its own words: nobody waits for one
+    that has failed. What is none of our errors is a PipelineError on the others, for it may not be pickled."""
+    made, failure = None, None
+    if world.is_main:
+        try:
+            made = make()
+        except Exception as error:
+            failure = error
+    ours = isinstance(failure, HEADRACE_ERRORS)
+    told = [(made, failure if ours or failure is None else PipelineError(f"rank 0: {failure!r}"))]
+    torch.distributed.broadcast_object_list(told)
+    [(made, theirs)] = told
+    if failed := failure or theirs:
+        raise failed
+    return cast(Made, made)
