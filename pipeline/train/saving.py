@@ -9,6 +9,7 @@ What is unusual: the threads of the ranks settle between themselves, over a grou
 their share. So an error on one rank is the same clear error on every rank, and no step of training waits for a disk.
 """
 
+import errno
 import shutil
 import threading
 import time
@@ -140,11 +141,12 @@ class Saver:
             files = {name: file for share in shares for name, file in share.items()}
             checkpoint = sealed(replace(checkpoint, files=files))
             self._agreed(lambda: _commit(staging, checkpoint) if self._world.is_main else None)
-        except (OSError, RuntimeError) as error:
-            why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        except Exception as error:  # a peer that is gone too
+            failure = error if isinstance(error, _Failed) else _Failed(_in_words(error))
+            advice = "the disk is full: free some space and run again; " if failure.is_full else ""
             raise PipelineError(
-                f"{self._folder}: the checkpoint of step {checkpoint.step} could not be written ({why}); is the disk "
-                "full? Free some space and run again: those before it are intact"
+                f"{self._folder}: the checkpoint of step {checkpoint.step} could not be written ({failure}); {advice}"
+                "those before it are intact"
             ) from error
         return checkpoint
 
@@ -168,18 +170,38 @@ class Saver:
         return {name: snapshot.write_tensors(staging / name, tensors) for name, tensors in shares.items()}
 
     def _agreed(self, work: Callable[[], Share]) -> list[Share]:
-        """Does this rank's part and gives every rank's result. Raises OSError on all ranks if one failed."""
+        """Does this rank's part and gives every rank's result. Raises _Failed on all ranks if one failed, whatever it
+        was: a rank that kept its error to itself would let the others wait for hours."""
         result: Share | None = None
-        problem = None
+        failed: Exception | None = None
         try:
             result = work()
-        except (OSError, RuntimeError) as error:
-            problem = f"rank {self._world.rank}: {error or type(error).__name__}"
+        except Exception as error:
+            failed = error
+        problem = (f"rank {self._world.rank}: {_in_words(failed)}", _is_full(failed)) if failed else None
         told: list[Any] = [None] * self._world.size
         dist.all_gather_object(told, (result, problem), group=self._group)
         if problems := [problem for _, problem in told if problem]:
-            raise OSError("; ".join(problems))
+            raise _Failed("; ".join(why for why, _ in problems), is_full=any(full for _, full in problems)) from failed
         return [result for result, _ in told]
+
+
+class _Failed(Exception):
+    """Why a save came to nothing, on whichever ranks."""
+
+    def __init__(self, why: str, *, is_full: bool = False) -> None:
+        super().__init__(why)
+        self.is_full = is_full
+
+
+def _in_words(error: Exception) -> str:
+    """In one line. The system's own words say what they are about; others need the error's kind."""
+    said = " ".join(str(error).split("\n", 1)[0].split())
+    return said if said and isinstance(error, OSError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _commit(staging: Path, checkpoint: Checkpoint) -> None:

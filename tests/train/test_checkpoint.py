@@ -267,11 +267,20 @@ def test_a_rollback_waits_for_the_write_beside_training_and_sets_aside_what_it_c
 
 
 @pytest.mark.slow
-def test_a_write_that_fails_beside_training_is_one_clear_error(troubled: Troubled, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("fail", "rank 1: [Errno 28] No space left on device); the disk is full: free some space"),
+        ("bug", "rank 1: KeyError: 'F64'); those before it are intact"),
+    ],
+)
+def test_a_write_that_fails_beside_training_is_one_clear_error(
+    troubled: Troubled, tmp_path: Path, trouble: str, said: str
+) -> None:
     """On one of two ranks; whichever speaks first knows what went wrong on the other."""
-    checkpoints, code, output = troubled("fail", 2)
+    checkpoints, code, output = troubled(trouble, 2)
     assert code != 0
-    assert "the checkpoint of step 6 could not be written (rank 1: [Errno 28] No space left on device)" in output
+    assert f"the checkpoint of step 6 could not be written ({said}" in output
     assert steps_saved(checkpoints) == [0, 2, 4]
     run_ranks(tmp_path / "run.yaml", tmp_path / "corpus")
     assert steps_saved(checkpoints) == [0, 2, 4, 6, 8]

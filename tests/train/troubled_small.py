@@ -2,7 +2,7 @@
 start it: troubled_small.py TROUBLE CONFIG CORPUS.
 
 `kill`: SIGKILL when half of a file is written. `term`: SIGTERM then, and the write goes on once training has heard it.
-`fail`: a full disk on the last rank. `spike`: the loss of step 7 is not a number, once, and the write goes on when
+`fail`: a full disk on the last rank; `bug`: an error of ours there. `spike`: the loss of step 7 is not a number, once, and the write goes on when
 training waits for it. What happens when is settled by events, not by the clock.
 """
 
@@ -24,6 +24,7 @@ from pipeline.train.saving import Saver
 from tests.train import train_small
 
 STEP = 6
+FAILURES = {"fail": OSError(28, "No space left on device"), "bug": KeyError("F64")}
 write_tensors, requested = snapshot.write_tensors, StopNotice.requested
 train_step, save, wait = loop.train_step, Saver.save, Saver.wait
 heard = threading.Event()
@@ -33,8 +34,8 @@ def troubled(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
     if path.parent.name != f".step-{STEP:08d}.saving" or not path.name.startswith("state-"):
         return write_tensors(path, tensors)
     assert threading.current_thread() is not threading.main_thread()
-    if trouble == "fail" and int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
-        raise OSError(28, "No space left on device")
+    if trouble in FAILURES and int(os.environ.get("RANK", "0")) == int(os.environ.get("WORLD_SIZE", "1")) - 1:
+        raise FAILURES[trouble]
     record = write_tensors(path, tensors)
     if trouble == "kill":
         os.truncate(path, record.size_bytes // 2)
