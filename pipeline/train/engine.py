@@ -38,7 +38,8 @@ def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -
         "train_micro_batch_size_per_gpu": train.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.optimizer.gradient_clipping,
-        "bf16": {"enabled": train.precision == "bf16"},
+        # A norm that is not a number is told as infinite, and its update not made; without it, as DeepSpeed's -1.
+        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": True},
         "zero_optimization": zero_settings(train, num_parameters),
         "zero_allow_untested_optimizer": train.optimizer.kind == "muon",  # its own, but only tested when it makes it
         "zero_force_ds_cpu_optimizer": False,  # ours is torch's fused AdamW: no extension to compile
