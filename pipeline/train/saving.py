@@ -14,8 +14,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,17 @@ _PATIENCE = timedelta(hours=2)
 """How long a rank's thread waits for the slowest one's disk."""
 
 
+@dataclass(kw_only=True, eq=False)
+class InFlight:
+    """The save that the thread is at."""
+
+    began: float
+    saved: Future[tuple[Checkpoint, float]]
+    """The record as stored, and when it was committed."""
+    stall_s: float
+    """How long training has stood still for it."""
+
+
 class Saver:
     """Commits checkpoints as `step-N/` in the folder, one at a time; `with Saver(...) as saver:` waits for the last.
 
@@ -55,10 +67,9 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._state: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
-        self._saving: Future[Checkpoint] | None = None
+        self._saving: InFlight | None = None
         self._copied = threading.Event()
         self._copied.set()
-        self._began = self._stall_s = 0.0
         engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)
         if world.is_main:
             for torn in folder.glob(".step-*.saving"):  # left by a crash inside a save
@@ -79,8 +90,12 @@ class Saver:
 
         The record's `files` and `digest` are filled in. Waits for the save before it, and raises PipelineError for it.
         """
-        self._began = time.perf_counter()
-        self.wait()
+        if self._saving is not None:
+            began = time.perf_counter()
+            futures.wait([self._saving.saved])
+            self._saving.stall_s += time.perf_counter() - began
+            self.wait()
+        began = time.perf_counter()
         gathered = self._engine.zero_optimization_stage() == 3
         if gathered:  # takes all ranks' main threads
             gather_weights(self._engine, self._weights, keep=self._world.is_main)
@@ -88,17 +103,17 @@ class Saver:
         weights = {} if gathered or not self._world.is_main else dict(self._engine.module.named_parameters())
         now = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
         self._copied.clear()
-        self._saving = self._thread.submit(self._write, checkpoint, live, weights, rng_state(), now)
+        saved = self._thread.submit(self._write, checkpoint, live, weights, rng_state(), now)
         if uses_muon(self._engine):
             self._copied.wait()  # its momentum changes before the optimizer's step, where others wait
-        self._stall_s = time.perf_counter() - self._began
+        self._saving = InFlight(began=began, saved=saved, stall_s=time.perf_counter() - began)
         if not self._asynchronous:
             self.wait()
 
     def check(self) -> None:
         """Tells the journal of a save that has been committed since. Raises PipelineError if one could not be written;
         the checkpoints before it are not touched."""
-        if self._saving is not None and self._saving.done():
+        if self._saving is not None and self._saving.saved.done():
             self.wait()
 
     def wait(self) -> None:
@@ -106,23 +121,23 @@ class Saver:
         if self._saving is None:
             return
         saving, self._saving = self._saving, None
-        saved = saving.result()
-        save_s = time.perf_counter() - self._began
+        saved, committed = saving.saved.result()
+        save_s = committed - saving.began
         self._tell(
             "checkpoint",
             step=saved.step,
             digest=saved.digest,
             size_bytes=sum(file.size_bytes for file in saved.files.values()),
             save_s=save_s,
-            stall_s=self._stall_s if self._asynchronous else save_s,
+            stall_s=saving.stall_s if self._asynchronous else save_s,
         )
 
     def _wait_for_copy(self, *_: Any) -> None:
         """Runs before each step of the optimizer, the one place where the state changes."""
-        began = time.perf_counter()
-        if not self._copied.is_set():
+        if self._saving is not None and not self._copied.is_set():
+            began = time.perf_counter()
             self._copied.wait()
-            self._stall_s += time.perf_counter() - began
+            self._saving.stall_s += time.perf_counter() - began
 
     def _write(
         self,
@@ -131,8 +146,8 @@ class Saver:
         weights: dict[str, Tensor],
         rng: dict[str, Tensor],
         now: torch.cuda.Event | None,
-    ) -> Checkpoint:
-        """Runs in the thread. Gives the record as stored, on every rank."""
+    ) -> tuple[Checkpoint, float]:
+        """Runs in the thread. Gives the record as stored, on every rank, and when that was."""
         staging = self._folder / f".step-{checkpoint.step:08d}.saving"
         try:
             self._agreed(lambda: self._copy(live, weights, now))
@@ -148,7 +163,7 @@ class Saver:
                 f"{self._folder}: the checkpoint of step {checkpoint.step} could not be written ({failure}); {advice}"
                 "those before it are intact"
             ) from error
-        return checkpoint
+        return checkpoint, time.perf_counter()
 
     def _copy(self, live: dict[str, Tensor], weights: dict[str, Tensor], now: torch.cuda.Event | None) -> None:
         try:

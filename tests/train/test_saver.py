@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from pipeline.errors import PipelineError
-from pipeline.train import snapshot
+from pipeline.train import saving, snapshot
 from pipeline.train.checkpoint import steps_saved, verify_checkpoint
 from pipeline.train.saving import Saver
 from tests.train.small_runs import ALONE, RECORD
@@ -76,6 +78,38 @@ def test_the_optimizer_waits_for_the_copy(engine: Any, tmp_path: Path, monkeypat
     (line,) = told
     assert (line["kind"], line["step"], line["digest"]) == ("checkpoint", 0, verify_checkpoint(path).digest)
     assert 0 < line["stall_s"] <= line["save_s"]
+
+
+def test_a_save_is_timed_to_its_commit_not_to_when_training_hears_of_it(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a save that training had to wait for says so, not the one that came after it."""
+    now, told, write, wait = [0.0], Told(), snapshot.write_tensors, futures.wait
+    go_on = threading.Event()
+    go_on.set()
+
+    def slow(path: Path, tensors: Any) -> Any:
+        assert go_on.wait(60)
+        now[0] += 5
+        return write(path, tensors)
+
+    def waited_for(saves: Any) -> None:
+        go_on.set()
+        wait(saves)
+
+    monkeypatch.setattr(futures, "wait", waited_for)
+    monkeypatch.setattr(saving, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(snapshot, "write_tensors", slow)
+    with Saver(engine, tmp_path, ALONE, told, asynchronous=True) as saver:
+        saver.save(replace(RECORD, step=0))
+        assert saver._saving is not None
+        saver._saving.saved.result()
+        now[0] += 1000
+        go_on.clear()
+        saver.save(replace(RECORD, step=1))
+        saver.save(replace(RECORD, step=2))
+    assert [(line["step"], line["save_s"]) for line in told] == [(0, 15), (1, 15), (2, 15)], "three files each"
+    assert told[1]["stall_s"] == 15
 
 
 def test_what_cannot_be_written_is_told_at_the_next_step(
