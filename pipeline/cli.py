@@ -556,18 +556,25 @@ def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     except HEADRACE_ERRORS as error:
         if debug:
             raise
-        print(f"headrace: {error}", file=sys.stderr)
+        said = with_notes(error)
+        print(f"headrace: {said}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"error": str(error), "exit_code": error.exit_code}))
+            print(json.dumps({"error": said, "exit_code": error.exit_code}))
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk, a lost mount: the system's own words, and what is safe
         if debug:
             raise
-        print(f"headrace: {error}; what was recorded as complete is intact, mend it and run again", file=sys.stderr)
+        said = with_notes(error)
+        print(f"headrace: {said}; what was recorded as complete is intact, mend it and run again", file=sys.stderr)
         sys.exit(3)
     except KeyboardInterrupt:
         print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def with_notes(error: BaseException) -> str:
+    """An error, and what else went wrong behind it, in one line."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ class Saver:
         self._saving: InFlight | None = None
         self._copied = threading.Event()
         self._copied.set()
-        engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)
+        self._hook = engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)
         if world.is_main:
             for torn in folder.glob(".step-*.saving"):  # left by a crash inside a save
                 shutil.rmtree(torn)
@@ -81,9 +81,17 @@ class Saver:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the save in flight, also behind an error: what training did before it is worth keeping."""
-        self.wait()
-        self._thread.shutdown()
+        """Waits for the save in flight, also behind an error: what training did before it is worth keeping. If that
+        fails too, the error that ended training stays the one, with a note."""
+        try:
+            self.wait()
+        except PipelineError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))
+        finally:
+            self._thread.shutdown()
+            self._hook.remove()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Saves the state as it is now, and leaves that to the thread if it is asynchronous.

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from pipeline.errors import PipelineError
+from pipeline.errors import Mistake, PipelineError
 from pipeline.train import saving, snapshot
 from pipeline.train.checkpoint import steps_saved, verify_checkpoint
 from pipeline.train.saving import Saver
@@ -146,3 +146,26 @@ def test_what_the_state_no_longer_has_is_not_written_again(engine: Any, tmp_path
     keys = {kind: set(load_file(tmp_path / kind / "state-00000.safetensors")) for kind in ("with", "step-00000000")}
     assert keys["with"] == {"master/0/weight", "exp_avg/0/weight", "exp_avg_sq/0/weight", "step"}
     assert keys["step-00000000"] == {"master/0/weight"}
+
+
+def test_a_save_that_fails_behind_an_error_is_a_note_to_it(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, tensors: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot, "write_tensors", full)
+    saver = Saver(engine, tmp_path, ALONE, Told(), asynchronous=True)
+
+    def train() -> None:
+        with saver:
+            saver.save(RECORD)
+            raise Mistake("what ended training")
+
+    with pytest.raises(Mistake, match="what ended training") as caught:
+        train()
+    [note] = caught.value.__notes__
+    assert "the checkpoint of step 0 could not be written" in note
+    with pytest.raises(RuntimeError, match="shutdown"):
+        saver._thread.submit(print)
+    assert not engine.optimizer._optimizer_step_pre_hooks
