@@ -143,7 +143,7 @@ class Uploader:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and not issubclass(kind, PipelineError):
+        if kind is not None and not issubclass(kind, Exception):  # nobody waits for an interrupt by hand
             return
         with self._changed:
             self._closing = True

@@ -369,15 +369,16 @@ def test_a_last_checkpoint_that_training_could_not_store_is_stored_by_the_next_h
     assert not store_last(replace(config, remote=None), run)
 
 
-@pytest.mark.parametrize("how", ["notice", "error", "late notice"])
+@pytest.mark.parametrize("how", ["notice", "error", "lost peer", "late notice"])
 def test_after_a_notice_or_an_error_it_waits_no_longer_than_the_grace_and_says_so(
     run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     said, gate = Said(), Gate(monkeypatch)
     save(run, 4)
-    error = {"notice": StoppedOnNotice(), "error": PipelineError(), "late notice": None}[how]
+    errors = {"notice": StoppedOnNotice(), "error": PipelineError(), "lost peer": RuntimeError()}
+    error = errors.get(how)
     uploader = Uploader(run, remote, said, grace_s=0.2, told_to_stop=lambda: how == "late notice")
-    with contextlib.suppress(PipelineError), uploader:
+    with contextlib.suppress(PipelineError, RuntimeError), uploader:
         uploader.heard("checkpoint", {"step": 4})
         assert gate.reached.wait(60)
         if error is not None:
