@@ -8,27 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import ModelConfig
 from pipeline.model.decoder import build
-
-EOT, VOCAB = 0, 50
-SHAPE = ModelConfig(layers=2, width=32, heads=4, kv_heads=2, qk_norm=True)
-
-
-def agree(options: dict[str, Any]) -> None:
-    """Loss and gradients, compiled and not, and that there was one graph without breaks."""
-    tokens = torch.randint(0, VOCAB, (2, 32), generator=torch.Generator().manual_seed(0))
-    plain, compiled = build(SHAPE, VOCAB, EOT, seed=0), build(replace(SHAPE, **options), VOCAB, EOT, seed=0)
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    found, expected = compiled(tokens, loss=True), plain(tokens, loss=True)
-    found.total.backward()
-    expected.total.backward()
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "one for each block alike, or for all at once"
-    assert not torch._dynamo.utils.counters["graph_break"]
-    torch.testing.assert_close(found.total, expected.total, rtol=1e-5, atol=1e-6)
-    for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-6)
+from tests.model.agreement import EOT, SHAPE, VOCAB, agree
+from tests.train.small_runs import start_script
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it traces
@@ -44,11 +26,11 @@ def test_what_is_traced_is_one_graph_of_the_same_numbers(
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ to compile for a CPU")
-@pytest.mark.filterwarnings("ignore")
-def test_what_a_compiler_makes_of_it_gives_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    with torch._inductor.config.patch(compile_threads=1):
-        agree({"compile": "block"})
+def test_what_a_compiler_makes_of_it_gives_the_same_numbers_and_a_notice_is_heard_meanwhile(tmp_path: Path) -> None:
+    process = start_script(Path(__file__).with_name("compile_small.py"), tmp_path, ranks=1)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, output
+    assert "told: SIGTERM" in output
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,6 +1,7 @@
 """Promise 2: which sequences make up a step is arithmetic, the same for every world, and no sequence is lost or
 repeated."""
 
+import tracemalloc
 from dataclasses import replace
 from itertools import pairwise
 
@@ -305,9 +306,15 @@ def test_no_array_at_a_trillion_tokens() -> None:
     """10^12 tokens over 100,000 ranks: a rank's share of a step is found directly, whatever came before."""
     sources = (SourceOrder(num_sequences=10**12 // 2048, sequences_per_shard=60_000, key=key_of(1)),)
     order = Order(manifest_digest="m", seed=0, mixture=Mixture(weights=(1.0,), key=0), sources=sources)
-    ids = order.locate(rank_positions(range(4_000 * 100_000, 4_001 * 100_000), 99_999, 100_000, 1).reshape(-1))
+    tracemalloc.start()
+    try:
+        ids = order.locate(rank_positions(range(4_000 * 100_000, 4_001 * 100_000), 99_999, 100_000, 1).reshape(-1))
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert ids.shard.shape == (1,)
     assert 0 <= ids.row[0] < 60_000
+    assert most_bytes < 1_000_000, "an array of a step's positions would be 800,000, one of the data's many more"
 
 
 @pytest.mark.parametrize("batch", [30, 33])

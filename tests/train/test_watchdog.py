@@ -87,5 +87,18 @@ def test_a_rank_that_does_not_come_any_more_ends_the_run_with_all_stacks(tmp_pat
     assert "exitcode: 3" in output or "exitcode  : 3" in output, output
     assert "headrace: run small: no step has ended for 5 s" in output
     assert "in hang" in output, "the stack of the rank that hangs"
+
+
+@pytest.mark.slow
+def test_a_run_that_hangs_is_told_to_the_journal(tmp_path: Path) -> None:
+    """Of several ranks the first to bite ends the others, and may be another than rank 0: so here it is alone."""
+    small_corpus(tmp_path / "corpus")
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=6, every_steps=2, ranks=1)
+    tree["train"]["guard"] = {"step_timeout_s": 2}
+    config = write_config(tmp_path / "run.yaml", tree)
+    process = start_ranks(config, tmp_path / "corpus", script=harm("stand", 4), ranks=1)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 3, output
     guard = [line for line in read_journal(tmp_path / "ws/runs/small/metrics.jsonl") if line["kind"] == "guard"]
-    assert [line["verdict"] for line in guard] in (["hung"], []), "the rank that is first to bite ends the others"
+    assert [line["verdict"] for line in guard] == ["hung"]
+    assert guard[0]["silent_s"] >= 2

@@ -1,8 +1,9 @@
 """One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
 
 flip: a bit of rank 1's weights flips before the CALLth step that this process takes, once. hang: rank 1 does not come
-to that step any more. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that step once the journal says
-that rank 0 was told to stop. verify: rank 0 gets SIGTERM before that file of a checkpoint is verified.
+to that step any more. stand: rank 0 does not. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that
+step once the journal says that rank 0 was told to stop. verify: rank 0 gets SIGTERM before that file of a checkpoint is
+verified.
 """
 
 import os
@@ -62,6 +63,7 @@ def before_call(number: int, rank: str, harm: Callable[..., None], function: Cal
 HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
     "flip": (flip, loop, "train_step", "1"),
     "hang": (hang, loop, "train_step", "1"),
+    "stand": (hang, loop, "train_step", "0"),
     "late": (late, loop, "train_step", "1"),
     "term": (term, Saver, "save", "1"),
     "verify": (term, checkpoint, "sha256_file", "0"),
