@@ -186,7 +186,7 @@ def save_beside(run: Steps, step_s: float) -> dict[str, float] | None:
     share of all time that it is at the rate at which the config saves. None if disk or host memory have no room."""
     training, config = run.training, run.training.config
     folder = training.corpus / "checkpoints"
-    size_bytes = checkpoint_bytes(config.model, training.manifest.vocab_size, config.train.precision)
+    size_bytes = checkpoint_bytes(config.model, training.manifest.vocab_size, config.train)
     if size_bytes > 0.8 * min(disk_usage(training.corpus).free, free_host_bytes()):
         return None
     told: list[dict[str, Any]] = []

@@ -109,7 +109,7 @@ def make_plan(config: RunConfig, vocabulary: Vocabulary, hardware: Hardware) -> 
         precision=train.precision,
         chosen_stage=train.zero.stage,
         stages=tuple(_stage_plan(config, vocabulary.size, hardware, stage) for stage in STAGES),
-        checkpoint_bytes=checkpoint_bytes(config.model, vocabulary.size, train.precision),
+        checkpoint_bytes=checkpoint_bytes(config.model, vocabulary.size, train),
         checkpoints_kept=train.checkpoint.keep_last,
         checkpoints_saved=1 + -(-config.total_steps // train.checkpoint.every_steps),
     )

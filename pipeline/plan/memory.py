@@ -8,10 +8,10 @@ Two things were found by measuring, not in papers, and both cost gigabytes: Deep
 size, by default 500 million elements, however small the model, so ours is no larger than the model; and its wrapper
 around bf16 at stage 1 keeps fp32 gradients whole on every rank. The sharded terms are those of Rajbhandari et al.
 (2020), figure 1, with gradients in fp32. Checked in tests/pipeline/test_plan_memory.py: activations against the tensors
-that autograd saves, states against a live engine.
+that autograd saves, states against live engines of one and of two ranks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.config import ModelConfig, TrainConfig
@@ -19,6 +19,7 @@ from pipeline.plan.shape import count_parameters, key_value_width
 
 Stage = Literal[0, 1, 2, 3]
 STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
+Precision = Literal["fp32", "bf16"]
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
 # DeepSpeed 0.19's defaults, in elements; `pipeline.train.engine.zero_settings` lowers the first to the model's size.
@@ -43,9 +44,12 @@ class Memory:
     buffers: int
     """Buckets and gathered weights that stand beside the activations, and what the update needs beyond the room that
     activations and logits leave when they are freed."""
+    host: int
+    """Beside the device: what is offloaded, and the copy that a checkpoint is written from."""
 
     @property
     def total(self) -> int:
+        """On the device."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
 
 
@@ -61,6 +65,8 @@ class States:
     """Buffers that exist while the activations do."""
     update: int
     """What reduction and optimizer step need at once, when the activations are gone."""
+    host: int = 0
+    """What is offloaded to host memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +192,42 @@ def loss_bytes(one: Forward, vocab_size: int) -> int:
 
 
 def state_bytes(
-    model: ModelConfig, vocab_size: int, stage: Stage, precision: Literal["fp32", "bf16"], world_size: int, *, gpu: bool
+    model: ModelConfig, vocab_size: int, train: TrainConfig, stage: Stage, world_size: int, *, gpu: bool
 ) -> States:
-    """What weights, gradients, optimizer and communication take on one rank."""
+    """What weights, gradients, optimizer and communication take on one rank, and what of it is offloaded."""
+    states, parameters = (
+        unmoved_bytes(model, vocab_size, train, stage, world_size, gpu=gpu),
+        count_parameters(model, vocab_size),
+    )
+    element, share = ELEMENT_BYTES[train.precision], -(-parameters.total // world_size)
+    if stage == 3 and (whole := train.zero.zero_hpz_partition_size) > 1:  # a second copy between the ranks of a node
+        states = replace(states, weights=states.weights + element * parameters.total // whole)
+    if train.optimizer.kind == "muon":
+        states = with_muon(states, parameters.matrices, train.precision, stage, world_size)
+    if stage >= 1 and train.zero.offload_optimizer == "cpu":
+        # Its gradients in fp32 are there too; below stage 3 also the updated weights, and room for single tensors.
+        beside = 0 if stage == 3 else element * share + 8 * parameters.largest
+        states = replace(states, optimizer=0, host=states.optimizer + 4 * share + beside)
+    if stage == 3 and train.zero.offload_param == "cpu":
+        states = replace(states, weights=states.weights - element * share, host=states.host + element * share)
+    return states
+
+
+def with_muon(states: States, matrices: int, precision: Precision, stage: Stage, world_size: int) -> States:
+    """Muon has a single moment of the blocks' matrices. DeepSpeed makes that a saving up to stage 2 in bf16; elsewhere
+    it keeps whole moments or copies of them, measured at no more than AdamW's. The update orthogonalises in room of its
+    own."""
+    moment = 4 * matrices // (1 if stage == 0 else world_size)
+    saved = moment if stage == 0 or (precision == "bf16" and stage < 3) else 0
+    room = 4 * matrices if stage >= 2 else 0
+    return replace(states, optimizer=states.optimizer - saved, update=states.update + room)
+
+
+def unmoved_bytes(
+    model: ModelConfig, vocab_size: int, train: TrainConfig, stage: Stage, world_size: int, *, gpu: bool
+) -> States:
+    """Of AdamW, with nothing offloaded."""
+    precision, offload = train.precision, train.zero.offload_optimizer == "cpu"
     parameters = count_parameters(model, vocab_size)
     count, element = parameters.total, ELEMENT_BYTES[precision]
     share = -(-count // world_size)
@@ -202,7 +241,9 @@ def state_bytes(
             held=0,
             update=max(element * in_bucket, 4 * count if half else 0),  # the update is fed fp32 gradients
         )
-    if stage == 1 and precision == "bf16":  # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank
+    if (
+        stage == 1 and precision == "bf16" and not offload
+    ):  # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank
         return States(
             weights=2 * count,
             gradients=(2 + 4) * count,
@@ -244,7 +285,7 @@ def memory(
     gpu: bool,
 ) -> Memory:
     """A rank's memory at a stage, which may be another than the config's."""
-    states = state_bytes(model, vocab_size, stage, train.precision, world_size, gpu=gpu)
+    states = state_bytes(model, vocab_size, train, stage, world_size, gpu=gpu)
     one = Forward(
         model=model,
         micro_batch_size=train.micro_batch_size,
@@ -262,10 +303,21 @@ def memory(
         activations=activations,
         logits=logits,
         buffers=max(states.held, states.update - activations - logits),
+        host=states.host
+        + (snapshot_bytes(model, vocab_size, train, world_size) if train.checkpoint.asynchronous else 0),
     )
 
 
-def checkpoint_bytes(model: ModelConfig, vocab_size: int, precision: Literal["fp32", "bf16"]) -> int:
-    """Size of one checkpoint's files over all ranks, at every ZeRO stage: fp32 masters, Adam's two moments, and
-    `model.safetensors` beside them."""
-    return (12 + ELEMENT_BYTES[precision]) * count_parameters(model, vocab_size).total
+def checkpoint_bytes(model: ModelConfig, vocab_size: int, train: TrainConfig) -> int:
+    """Size of one checkpoint's files over all ranks, at every ZeRO stage: fp32 masters, Adam's two moments or Muon's
+    one, and `model.safetensors` beside them."""
+    parameters = count_parameters(model, vocab_size)
+    weights = ELEMENT_BYTES[train.precision] * parameters.total
+    return weights + 12 * parameters.total - (4 * parameters.matrices if train.optimizer.kind == "muon" else 0)
+
+
+def snapshot_bytes(model: ModelConfig, vocab_size: int, train: TrainConfig, world_size: int) -> int:
+    """Rank 0's copy of what it writes, while a checkpoint is written beside training: its share of the state, and the
+    weights, which other ranks do not copy."""
+    weights = ELEMENT_BYTES[train.precision] * count_parameters(model, vocab_size).total
+    return weights + (checkpoint_bytes(model, vocab_size, train) - weights) // world_size

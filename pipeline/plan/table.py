@@ -128,6 +128,8 @@ def _memory_table(plan: Plan) -> Table:
     table.add_row(Text("in all", style="bold"), *(_total(stage) for stage in plan.stages))
     if plan.usable_bytes is not None:
         table.add_row("largest micro-batch", *(_largest(stage) for stage in plan.stages))
+    if any(stage.memory.host for stage in plan.stages):
+        table.add_row("beside, of the host's", *(_bytes(stage.memory.host) for stage in plan.stages))
     return table
 
 

@@ -1,4 +1,5 @@
-"""What a DeepSpeed engine of one rank holds, in bytes, as the tests start it: engine_memory.py STAGE PRECISION.
+"""What rank 0 of a DeepSpeed engine holds, in bytes, as the tests start it: engine_memory.py STAGE PRECISION OPTIMIZER
+OFFLOAD.
 
 `resting`: all live tensors between two steps. `added`: the most that a step adds; its activations are tiny.
 """
@@ -24,16 +25,16 @@ MODEL = ModelConfig(layers=4, width=256, heads=4, kv_heads=2)
 VOCAB_SIZE = 2000
 
 
-def main(stage: str, precision: str) -> None:
+def main(stage: str, precision: str, kind: str, offload: str) -> None:
+    world = world_from_env(os.environ)
     train = TrainConfig(
         tokens=1,
-        global_batch_size=2,
+        global_batch_size=2 * world.size,
         micro_batch_size=1,
-        optimizer=OptimizerConfig(lr=1e-3),
-        zero=ZeroConfig(stage=int(stage)),  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(lr=1e-3, kind=kind, gradient_clipping=float(kind == "adamw")),  # type: ignore[arg-type]
+        zero=ZeroConfig(stage=int(stage), offload_optimizer=offload),  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
     )
-    world = world_from_env(os.environ)
     join_world(world)
     model = build(MODEL, VOCAB_SIZE, 0, seed=0)
     engine = start_engine(model, train, world)
@@ -47,7 +48,9 @@ def main(stage: str, precision: str) -> None:
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    print(json.dumps({"model": asdict(MODEL), "vocab_size": VOCAB_SIZE, "resting": resting, "added": peak}))
+    if world.is_main:
+        print(json.dumps({"model": asdict(MODEL), "vocab_size": VOCAB_SIZE, "resting": resting, "added": peak}))
+        sys.stdout.flush()
 
 
 def live_tensors() -> dict[int, int]:
