@@ -195,10 +195,8 @@ def state_bytes(
     model: ModelConfig, vocab_size: int, train: TrainConfig, stage: Stage, world_size: int, *, gpu: bool
 ) -> States:
     """What weights, gradients, optimizer and communication take on one rank, and what of it is offloaded."""
-    states, parameters = (
-        unmoved_bytes(model, vocab_size, train, stage, world_size, gpu=gpu),
-        count_parameters(model, vocab_size),
-    )
+    parameters = count_parameters(model, vocab_size)
+    states = unmoved_bytes(model, vocab_size, train, stage, world_size, gpu=gpu)
     element, share = ELEMENT_BYTES[train.precision], -(-parameters.total // world_size)
     if stage == 3 and (whole := train.zero.zero_hpz_partition_size) > 1:  # a second copy between the ranks of a node
         states = replace(states, weights=states.weights + element * parameters.total // whole)
@@ -219,7 +217,7 @@ def with_muon(states: States, matrices: int, precision: Precision, stage: Stage,
     own."""
     moment = 4 * matrices // (1 if stage == 0 else world_size)
     saved = moment if stage == 0 or (precision == "bf16" and stage < 3) else 0
-    room = 4 * matrices if stage >= 2 else 0
+    room = 0 if stage == 0 or (precision == "bf16" and stage < 3) else 4 * matrices
     return replace(states, optimizer=states.optimizer - saved, update=states.update + room)
 
 
@@ -254,8 +252,13 @@ def unmoved_bytes(
     # DeepSpeedZeroOptimizer and its stage 3.
     bucket = flat = element * in_bucket
     if stage == 1:  # gradients move into the bucket and leave as flat copies: never both
+        again = element * count + 4 * share if precision == "bf16" else 0  # of offloaded ones there are both
         return States(
-            weights=element * count, gradients=element * count, optimizer=12 * share, held=bucket, update=bucket
+            weights=element * count,
+            gradients=element * count + again,
+            optimizer=12 * share,
+            held=bucket,
+            update=bucket,
         )
     early = flat if count > REDUCE_BUCKET else 0  # a full bucket is reduced while backward goes on
     gathered = element * min(count, MAX_LIVE_PARAMETERS) if stage == 3 else 0

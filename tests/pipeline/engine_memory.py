@@ -21,7 +21,7 @@ from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfi
 from pipeline.model.decoder import build
 from pipeline.train.engine import join_world, start_engine, train_step
 
-MODEL = ModelConfig(layers=4, width=256, heads=4, kv_heads=2)
+MODEL = ModelConfig(layers=2, width=512, heads=4, kv_heads=2)
 VOCAB_SIZE = 2000
 
 
