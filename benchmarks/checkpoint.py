@@ -23,7 +23,7 @@ from benchmarks.record import alternate, median_ratio, parser, report
 from cluster.world import world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig
 from pipeline.data.position import Position
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.train.checkpoint import Checkpoint
 from pipeline.train.engine import join_world, set_learning_rate, start_engine, train_step
 from pipeline.train.saving import Saver
@@ -37,7 +37,7 @@ def new_engine(model: ModelConfig) -> Any:
     train = TrainConfig(
         tokens=1, global_batch_size=1, micro_batch_size=1, optimizer=OptimizerConfig(lr=1e-3), precision="fp32"
     )
-    engine = start_engine(build(model, VOCAB_SIZE, 0, seed=0), train, world)
+    engine = start_engine(outline(model, VOCAB_SIZE, 0), train, world)
     set_learning_rate(engine, 1e-3)
     return engine
 

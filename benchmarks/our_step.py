@@ -16,7 +16,7 @@ from data_prep.pack import Tokens
 from pipeline.config import RunConfig
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.monitor.journal import Journal
 from pipeline.train.engine import in_world, start_engine
 from pipeline.train.feeding import loader_of
@@ -87,7 +87,7 @@ def training_steps(config: RunConfig, corpus: Path, manifest: Manifest) -> Itera
     ):
         training = alone(config, corpus, manifest, journal.append)
         with in_world(training.world), loader_of(training, order) as loader:
-            model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
+            model = outline(config.model, manifest.vocab_size, manifest.end_of_text_id)
             yield Steps(
                 training=training,
                 engine=start_engine(model, config.train, training.world),

@@ -26,7 +26,7 @@ from pipeline.config import TrainConfig
 from pipeline.data.position import Position
 from pipeline.doctor.checks import Difference, RoundTrip
 from pipeline.doctor.patient import Patient
-from pipeline.model.decoder import Decoder, build
+from pipeline.model.decoder import build, outline
 from pipeline.train.checkpoint import Checkpoint, verify_checkpoint
 from pipeline.train.elastic import MOMENTUM, state_tensors
 from pipeline.train.engine import seed_rank, set_learning_rate, start_engine, train_step
@@ -38,14 +38,11 @@ SHARD_ALL = {"stage3_param_persistence_threshold": 0}
 
 
 def engine_of(patient: Patient, train: TrainConfig, seed: int) -> Any:
-    engine = start_engine(model_of(patient, seed), train, patient.world, zero=SHARD_ALL)
+    model = outline(patient.small.model, patient.vocab_size, END_OF_TEXT)
+    engine = start_engine(model, replace(train, seed=seed), patient.world, zero=SHARD_ALL)
     whole = [name for name, one in engine.module.named_parameters() if getattr(one, "ds_persist", False)]
     assert not whole, f"kept whole at stage 3, which proves nothing of it: {whole}"
     return engine
-
-
-def model_of(patient: Patient, seed: int) -> Decoder:
-    return build(patient.small.model, patient.vocab_size, END_OF_TEXT, seed)
 
 
 def batch_of(patient: Patient, step: int) -> NDArray[Any]:
@@ -121,7 +118,8 @@ def compare_gradients(patient: Patient) -> Difference:
 def plain_gradients(patient: Patient) -> Gradients:
     """By torch's autograd alone, micro-batch by micro-batch, added up and averaged in fp64."""
     precision = torch.bfloat16 if patient.small.train.precision == "bf16" else torch.float32
-    model = model_of(patient, patient.small.train.seed).to(device=patient.device, dtype=precision)
+    small = patient.small
+    model = build(small.model, patient.vocab_size, END_OF_TEXT, small.train.seed).to(patient.device, precision)
     named = dict(model.named_parameters())
     own = {name: torch.zeros_like(one, dtype=torch.float64) for name, one in named.items()}
     norms = dict.fromkeys(named, 0.0)

@@ -10,6 +10,7 @@ document from its first byte.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -85,8 +86,28 @@ Cache = list[KeyValues]
 """One document's keys and values, one entry a block."""
 
 
-def initialise(model: Decoder, seed: int) -> None:
-    """First weights, the same on every rank: a function of the config and the seed alone.
+Place = Callable[[nn.Parameter], None]
+"""Called with each parameter once it has its first numbers, fp32 on the host, and before the next is drawn."""
+
+
+def outline(config: ModelConfig, vocab_size: int, end_of_text_id: int) -> Decoder:
+    """A model to train without its weights, on torch's meta device: names and shapes, and no memory. Compiled if the
+    config says so."""
+    with torch.device("meta"):
+        model = Decoder(config, vocab_size, end_of_text_id)
+    if config.compile == "model":
+        model.blocks.compile()
+    elif config.compile == "block":
+        for block in model.blocks:
+            block.compile()
+    return model
+
+
+def initialise(model: Decoder, seed: int, place: Place = lambda parameter: None) -> None:
+    """Gives an outline its first weights, the same on every rank: a function of the config and the seed alone.
+
+    One generator draws all parameters in order, one at a time, so what `place` does with one decides how much is held
+    at once, and never which numbers there are.
 
     Matrices and embeddings are normal with variance 2 / (5 × width) (Nguyen and Salazar, 2019), embedding and output
     layer by `base_width` if there is one (width.py); those that write into the residual stream are divided by
@@ -94,25 +115,31 @@ def initialise(model: Decoder, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     config = model.config
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim < 2:
-                parameter.fill_(1.0)
-                continue
+    for name, parameter in model.named_parameters():  # a tied weight appears once
+        drawn = torch.empty(parameter.shape)
+        if parameter.ndim < 2:
+            drawn.fill_(1.0)
+        else:
             hidden = name.startswith("blocks.")
             std = math.sqrt(2 / (5 * (config.width if hidden else config.base_width or config.width)))
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
                 std /= math.sqrt(2 * config.layers)
-            parameter.normal_(0.0, std, generator=generator)
+            drawn.normal_(0.0, std, generator=generator)
+        fill_in(parameter, drawn)
+        del drawn  # or it would live on beside what `place` makes of it
+        place(parameter)
+
+
+def fill_in(parameter: nn.Parameter, numbers: Tensor) -> None:
+    """Gives a parameter of an outline its numbers. It stays the same object: whoever knows it, as a tied layer or an
+    optimizer does, goes on to."""
+    filled = nn.Parameter(numbers)
+    vars(filled).update(vars(parameter))  # attributes change hands too
+    torch.utils.swap_tensors(parameter, filled)  # type: ignore[no-untyped-call]
 
 
 def build(config: ModelConfig, vocab_size: int, end_of_text_id: int, seed: int) -> Decoder:
-    """A freshly initialised model to train, compiled if the config says so."""
-    model = Decoder(config, vocab_size, end_of_text_id)
+    """A freshly initialised model, all of it on the host in fp32, compiled if the config says so."""
+    model = outline(config, vocab_size, end_of_text_id)
     initialise(model, seed)
-    if config.compile == "model":
-        model.blocks.compile()
-    elif config.compile == "block":
-        for block in model.blocks:
-            block.compile()
     return model

@@ -16,10 +16,11 @@ from cluster.meeting import while_all_come
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
 from pipeline.errors import HEADRACE_ERRORS, PipelineError, StoppedOnNotice
-from pipeline.model.decoder import Decoder
+from pipeline.model.decoder import Decoder, initialise
 from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
+from pipeline.train.placement import placement
 from pipeline.train.stragglers import Stopwatch
 
 Made = TypeVar("Made")
@@ -113,18 +114,21 @@ def seed_rank(train: TrainConfig, world: World) -> None:
 
 
 def start_engine(model: Decoder, train: TrainConfig, world: World, zero: Mapping[str, Any] | None = None) -> Any:
-    """Hands a model to DeepSpeed. The same engine type serves every ZeRO stage. `zero` overrides its own settings."""
+    """Gives an outline its first weights, a function of `train.seed`, and hands it to DeepSpeed. The same engine type
+    serves every ZeRO stage. `zero` overrides its own settings.
+
+    A rank holds one parameter at most beyond what it keeps, in host and in device memory.
+    """
     import deepspeed
 
+    assert all(parameter.is_meta for parameter in model.parameters()), "weights that are there would be drawn again"
     model.share_sequences(find_peers(train.sequence_parallel))
     settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
     settings["zero_optimization"] |= zero or {}
+    optimizer = optimizer_of(model, train.optimizer)  # groups by shapes, and a parameter that has been cut has none
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
-        engine, _, _, _ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer_of(model, train.optimizer),
-            config=settings,
-        )
+        initialise(model, train.seed, placement(train, settings))
+        engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return engine
 
 

@@ -22,7 +22,7 @@ from cluster.signals import agreed
 from pipeline.data.loader import Loader
 from pipeline.data.order import Order, order_of_config
 from pipeline.errors import StoppedOnNotice
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.monitor.journal import to_disk
 from pipeline.train.engine import averaged, from_main, in_world, seed_rank, set_learning_rate, start_engine, train_step
 from pipeline.train.feeding import check_corpus, loader_of
@@ -45,7 +45,7 @@ def train(training: Training) -> None:
     with watchdog_of(training) as watchdog, in_world(world):
         training.notice.watch(run.stop)  # all have met, so rank 0 has removed one that was meant for an earlier start
         seed_rank(config.train, world)
-        model = build(config.model, training.manifest.vocab_size, training.manifest.end_of_text_id, config.train.seed)
+        model = outline(config.model, training.manifest.vocab_size, training.manifest.end_of_text_id)
         engine = start_engine(model, config.train, world)
         beside = config.train.checkpoint.asynchronous
         with Saver(engine, run.checkpoints, world, training.tell, asynchronous=beside) as saver:

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cluster.world import world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.train.engine import join_world, start_engine, train_step
 
 MODEL = ModelConfig(layers=2, width=512, heads=4, kv_heads=2)
@@ -36,7 +36,7 @@ def main(stage: str, precision: str, kind: str, offload: str) -> None:
         precision=precision,  # type: ignore[arg-type]
     )
     join_world(world)
-    model = build(MODEL, VOCAB_SIZE, 0, seed=0)
+    model = outline(MODEL, VOCAB_SIZE, 0)
     engine = start_engine(model, train, world)
     batch = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 1, 8))
     train_step(engine, batch)

@@ -15,7 +15,7 @@ import torch
 
 from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
-from pipeline.model.decoder import build
+from pipeline.model.decoder import build, outline
 from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
 from pipeline.train.optim import optimizer_of
 
@@ -50,7 +50,7 @@ def micro_batches(step: int, rank: int) -> np.ndarray:
 
 
 def by_deepspeed(zero: dict[str, Any], world: World) -> list[list[float]]:
-    engine, figures = start_engine(build(MODEL, 97, 0, seed=0), train_config(zero), world), []
+    engine, figures = start_engine(outline(MODEL, 97, 0), train_config(zero), world), []
     of_stage_3 = zero["stage"] == 3
     offloads = getattr(engine.optimizer, "offload_optimizer" if of_stage_3 else "cpu_offload", False)
     assert offloads == ("offload_optimizer" in zero), "else this would show nothing"

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from cluster.world import World, world_from_env
 from data_prep.files import write_record
 from pipeline.config import RunConfig, load_config
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.train.checkpoint import ENGINE_TAG, RECORD_NAME, read_checkpoint, sealed
 from pipeline.train.engine import join_world, set_learning_rate, start_engine, train_step
 from pipeline.train.saving import Saver, load
@@ -26,9 +26,9 @@ from tests.train.small_runs import RECORD
 
 
 def engine_of(config: RunConfig, world: World, stage: int) -> Any:
-    train = replace(config.train, zero=replace(config.train.zero, stage=stage))
     # Other first weights than any that were saved: what a load leaves out, shows.
-    return start_engine(build(config.model, 257, 256, seed=stage + 100), train, world)
+    train = replace(config.train, zero=replace(config.train.zero, stage=stage), seed=stage + 100)
+    return start_engine(outline(config.model, 257, 256), train, world)
 
 
 def take_steps(engine: Any, config: RunConfig, world: World, first: int, count: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
 from pipeline.data.order import rank_positions
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
 
 VOCAB, END_OF_TEXT, T, RATE = 97, 0, 32, 1e-2
@@ -55,7 +55,7 @@ def rows(step: int) -> NDArray[np.int64]:
 
 def figures(train: TrainConfig, world: World) -> list[list[float]]:
     whole = {"stage3_param_persistence_threshold": 0}  # or stage 3 would leave all of so small a model whole
-    engine = start_engine(build(MODEL, VOCAB, END_OF_TEXT, seed=0), train, world, zero=whole)
+    engine = start_engine(outline(MODEL, VOCAB, END_OF_TEXT), train, world, zero=whole)
     data_ranks, data_rank = train.data_ranks(world.size), train.data_rank(world.rank)
     found = []
     for step, size in enumerate(SIZES):

@@ -15,7 +15,7 @@ import numpy as np
 
 from cluster.world import world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
-from pipeline.model.decoder import build
+from pipeline.model.decoder import outline
 from pipeline.train import engine as engines
 
 SHAPE = ModelConfig(layers=3, width=32, heads=4, kv_heads=2, qk_norm=True, z_loss=1e-3, base_width=16)
@@ -38,7 +38,7 @@ TRAIN = TrainConfig(
 
 
 def steps(model: ModelConfig) -> list[list[float]]:
-    engine = engines.start_engine(build(model, 97, 0, seed=0), TRAIN, world_from_env(os.environ))
+    engine = engines.start_engine(outline(model, 97, 0), TRAIN, world_from_env(os.environ))
     figures = []
     for seed in range(3):
         engines.set_learning_rate(engine, 1e-2)
