@@ -6,9 +6,9 @@ from pipeline.config import RunConfig
 from pipeline.errors import Mistake
 from pipeline.evaluate.report import EvalReport, report_of, write_report
 from pipeline.locks import locked
-from pipeline.monitor.journal import Journal
+from pipeline.monitor.journal import Journal, read_journal
 from pipeline.train.checkpoint import read_checkpoint, steps_saved
-from pipeline.workspace import Workspace
+from pipeline.workspace import RunFolder, Workspace
 
 
 def evaluate_step(
@@ -31,18 +31,24 @@ def evaluate_step(
         known = report_of(path, read_checkpoint(run.checkpoint(step)).digest)
         if known is not None:
             scored.unlink(missing_ok=True)
+            tell(run, known)
             return known
         from pipeline.evaluate.heldout import evaluate_heldout
 
         report = evaluate_heldout(run.checkpoint(step), workspace.corpora, scored, progress)
+        tell(run, report)  # first: nobody evaluates again what has a report
         write_report(path, report)
         scored.unlink()
-        with Journal(run.metrics) as journal:
-            scores = {
-                name: {"value": one.value, "standard_error": one.standard_error} for name, one in report.scores.items()
-            }
-            journal.append("eval", step=step, suite=report.suite, scores=scores, report=report.digest)
         return report
+
+
+def tell(run: RunFolder, report: EvalReport) -> None:
+    """Adds a report's line to the journal, if it is not there: a crash may have come between the two."""
+    if any(line["kind"] == "eval" and line.get("report") == report.digest for line in read_journal(run.metrics)):
+        return
+    scores = {name: {"value": one.value, "standard_error": one.standard_error} for name, one in report.scores.items()}
+    with Journal(run.metrics) as journal:
+        journal.append("eval", step=report.step, suite=report.suite, scores=scores, report=report.digest)
 
 
 def pick_step(config: RunConfig, workspace: Workspace, step: int | None) -> int:

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from data_prep.files import digest, sha256_file, write_record
+from pipeline.config import load_config
+from pipeline.evaluate import stage
 from pipeline.evaluate.heldout import score_key
 from pipeline.evaluate.scored import Scored
 from pipeline.model.decoder import build
-from pipeline.monitor.journal import read_journal
+from pipeline.monitor.journal import Journal, read_journal
 from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, FileRecord, sealed
-from pipeline.workspace import RunFolder
+from pipeline.workspace import RunFolder, open_workspace
 from tests.train.small_runs import RECORD, config_tree, small_corpus, write_config
 from tests.warm import ROOT
 
@@ -92,6 +94,31 @@ def test_killed_and_stopped_it_goes_on_to_the_same_report(tmp_path: Path) -> Non
     assert run.report(0, "heldout").read_bytes() == unbroken
     assert not list(run.evals.glob("*.scored"))
     assert [line["kind"] for line in read_journal(run.metrics)] == ["eval"]
+
+
+def test_a_crash_beside_the_report_neither_loses_nor_doubles_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_path, run = run_with_a_checkpoint(tmp_path)
+    config = load_config(config_path)
+    workspace = open_workspace(config)
+
+    def crash(*rest: object, **figures: object) -> None:
+        raise KeyboardInterrupt
+
+    for owner, name in ((Journal, "append"), (stage, "write_report")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, crash)
+            with pytest.raises(KeyboardInterrupt):
+                stage.evaluate_step(config, workspace, 0)
+        assert not run.report(0, "heldout").exists()
+    report = stage.evaluate_step(config, workspace, 0)
+    assert stage.evaluate_step(config, workspace, 0) == report
+    [line] = read_journal(run.metrics)
+    assert (line["kind"], line["report"]) == ("eval", report.digest)
+    run.metrics.unlink()  # as a crash of older versions left it
+    stage.evaluate_step(config, workspace, 0)
+    assert [line["report"] for line in read_journal(run.metrics)] == [report.digest]
 
 
 def test_what_was_scored_of_another_checkpoint_is_not_taken_over(tmp_path: Path) -> None:
