@@ -52,6 +52,12 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
+def sync_names(folder: Path) -> None:
+    """Makes the names of all files in a folder, and in those below it, survive a power cut."""
+    for path, _, _ in os.walk(folder):
+        sync_folder(Path(path))
+
+
 def sync_file(path: Path) -> None:
     """Makes what was written to a file survive a power cut, whoever wrote it."""
     descriptor = os.open(path, os.O_RDONLY)

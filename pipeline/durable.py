@@ -11,7 +11,7 @@ compared with the record that covers it. Here are the corpora and what a run has
 import shutil
 from pathlib import Path
 
-from data_prep.files import parse_record, sync_folder, write_atomic, write_record
+from data_prep.files import parse_record, sync_folder, sync_names, write_atomic, write_record
 from data_prep.manifest import MANIFEST_NAME, SHARD_SUFFIX, SHARDS_NAME, read_manifest_record
 from data_prep.verify import covered
 from pipeline.config import RunConfig, changed_keys
@@ -164,6 +164,7 @@ def fetch_corpus(
             write_atomic(coming / name, page)
     if folder.exists():  # a build that was broken off, or a corpus without its shards
         shutil.rmtree(folder)
+    sync_names(coming)
     coming.rename(folder)
     sync_folder(folder.parent)
 

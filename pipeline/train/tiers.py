@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep.errors import DataError
-from data_prep.files import parse_record, sync_folder, write_atomic, write_record
+from data_prep.files import parse_record, sync_folder, sync_names, write_atomic, write_record
 from pipeline.durable import check_pins
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.monitor.journal import Journal
@@ -93,6 +93,7 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between
         there.fetch(name, coming / name, file.sha256, file.size_bytes)
 
     side_by_side(fetch, sorted(checkpoint.files))
+    sync_names(coming)
     coming.rename(run.checkpoint(step))
     sync_folder(run.checkpoints)
     for rest in run.checkpoints.glob(".step-*.fetching"):

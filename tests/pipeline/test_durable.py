@@ -17,6 +17,7 @@ from pipeline.notice import unless_told
 from pipeline.remote import Damaged, RemoteFolder
 from pipeline.runs import begin, pin, read_state
 from pipeline.workspace import Workspace, open_workspace
+from tests.disk import record_disk
 from tests.stores import Outage, files_at, harm, memory_store, tree
 from tests.train.small_runs import config_tree, small_corpus, write_config
 
@@ -54,12 +55,16 @@ def store(remote: RemoteFolder, begun: Workspace) -> RemoteFolder:
 
 
 def test_a_machine_that_has_nothing_gets_the_runs_corpus(
-    remote: RemoteFolder, begun: Workspace, tmp_path: Path
+    remote: RemoteFolder, begun: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(remote, begun)
     config, workspace = opened(remote, tmp_path / "second")
     bring_pins(config, workspace)
-    assert bring_corpus(config, workspace) == workspace.corpora / CORPUS
+    with monkeypatch.context() as patch:
+        done = record_disk(patch)
+        assert bring_corpus(config, workspace) == workspace.corpora / CORPUS
+    came = max(at for at, (what, name) in enumerate(done) if what == "rename" and name.endswith(".tar"))
+    assert ("sync", "shards") in done[came : done.index(("rename", CORPUS))], "a power cut loses no file of it"
     assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
     assert read_state(workspace.run("small")) == read_state(begun.run("small"))
     assert begin(config, workspace)[1] == read_manifest(begun.corpora / CORPUS)

@@ -50,6 +50,18 @@ def test_a_workspace_that_has_none_fetches_the_newest(stored: RemoteFolder, tmp_
     assert remote_steps(stored) == [8, 4, 0]
 
 
+def test_what_is_fetched_is_on_disk_by_the_time_it_counts(
+    stored: RemoteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_at(tmp_path / "second")
+    done = record_disk(monkeypatch)
+    assert newest_of_tiers(run, stored).step == 8
+    came = max(at for at, one in enumerate(done) if one in [("rename", name) for name in NAMES])
+    commit = done.index(("rename", "step-00000008"))
+    assert ("sync", ".step-00000008.fetching") in done[came:commit]
+    assert done[commit + 1] == ("sync", "checkpoints")
+
+
 @pytest.mark.parametrize("how", ["flip", "tear", "delete"])
 @pytest.mark.parametrize("name", [*NAMES, RECORD_NAME])
 def test_a_damaged_one_there_is_named_and_the_one_before_is_used(
