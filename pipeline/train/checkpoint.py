@@ -140,10 +140,13 @@ def set_aside(path: Path, why: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Newest:
-    """The newest checkpoint whose files all hold, and what had to be passed over to find it."""
+    """The newest checkpoint whose files all hold, and what there was to say on the way to it."""
 
     step: int | None
-    passed_over: tuple[str, ...]
+    damaged: tuple[str, ...] = ()
+    """What had to be passed over."""
+    doubts: tuple[str, ...] = ()
+    """Why there may be a newer one that is as good."""
 
 
 def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
@@ -151,13 +154,13 @@ def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
     anew. One without a record is bad too: a commit renames the folder with its record in it.
 
     Raises PipelineError, and sets nothing aside, if a file cannot be read."""
-    passed_over = []
+    damaged: list[str] = []
     for step, path in reversed(_step_folders(folder)):
         try:
             verify_checkpoint(path, between=between)
         except CorruptCheckpoint as error:
-            passed_over.append(str(error))
+            damaged.append(str(error))
             set_aside(path, "corrupt")
         else:
-            return Newest(step=step, passed_over=tuple(passed_over))
-    return Newest(step=None, passed_over=tuple(passed_over))
+            return Newest(step=step, damaged=tuple(damaged))
+    return Newest(step=None, damaged=tuple(damaged))

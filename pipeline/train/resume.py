@@ -35,11 +35,13 @@ def resume(training: Training, engine: Any, order: Order) -> int | None:
     if newest is None:
         tell("notice", step=None, **first_heard(training.notice, world))
         raise StoppedOnNotice(f"run {config.name} stopped on notice before it was loaded; run it again to resume")
-    for problem in newest.passed_over:
+    for problem in newest.damaged:
         tell("guard", verdict="checkpoint_corrupt", problem=problem)
+    for problem in newest.doubts:
+        tell("guard", verdict="remote_doubt", problem=problem)
     if newest.step is None:
-        if newest.passed_over:
-            raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(newest.passed_over)}")
+        if problems := newest.damaged + newest.doubts:
+            raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(problems)}")
         return None
     path = run.checkpoint(newest.step)
     checkpoint = read_checkpoint(path)

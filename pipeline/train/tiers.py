@@ -8,6 +8,7 @@ The remote lags behind, and that is all it may do: what a rollback has set aside
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,32 +35,38 @@ def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoO
     local = newest_good(run.checkpoints, between=between)
     if remote is None:
         return local
-    passed_over = list(local.passed_over)
+    damaged = list(local.damaged)
     try:
-        if is_ahead(run, remote, local.step) and not is_caught_up(run, remote):
-            passed_over.append(
+        there = at_remote(run, remote, local.step)
+        if is_ahead(there) and not is_caught_up(run, remote):
+            doubt = (
                 f"{remote.url} has a newer checkpoint whose journal was not there when this start took it over: "
                 "another job stores there now, or the store was away; end that job, and start again"
             )
-            return replace(local, passed_over=tuple(passed_over))
-        for step in newer_at_remote(remote, local.step):
+            return replace(local, doubts=(doubt,))
+        for step in there:
             try:
                 if fetch_checkpoint(remote, run, step, between=between):
-                    return Newest(step=step, passed_over=tuple(passed_over))
+                    return Newest(step=step, damaged=tuple(damaged))
             except Damaged as error:
-                passed_over.append(f"{error}; use another checkpoint")
+                damaged.append(f"{error}; use another checkpoint")
                 # Begun and not done: when its step is saved again, its files are sent again whatever its record says.
                 note_upload(run, remote, step, done=False)
     except DataError as error:
         if local.step is None:
             raise
-        passed_over.append(f"{error}; whether it has a checkpoint newer than step {local.step} is not known")
-    return replace(local, passed_over=tuple(passed_over))
+        doubt = f"{error}; whether it has a checkpoint newer than step {local.step} is not known"
+        return replace(local, damaged=tuple(damaged), doubts=(doubt,))
+    return replace(local, damaged=tuple(damaged))
 
 
-def newer_at_remote(remote: RemoteFolder, step: int | None) -> list[int]:
-    """Steps behind a local one, the newest first."""
-    return [one for one in remote_steps(remote) if step is None or one > step]
+def at_remote(run: RunFolder, remote: RemoteFolder, local: int | None) -> dict[int, str | None]:
+    """The remote's checkpoints that go before the local one of that step, the newest first: all newer ones but those
+    that a rollback here has set aside. Step -> what its record says that it is, None if it says nothing."""
+    newer = {step: remote_digest(remote, step) for step in remote_steps(remote) if local is None or step > local}
+    return {
+        step: digest for step, digest in newer.items() if digest is None or not is_rewound(run, remote, step, digest)
+    }
 
 
 def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between: GoOn = go_on) -> bool:
@@ -114,10 +121,9 @@ def read_remote(remote: RemoteFolder, coming: Path) -> Checkpoint | None:
         raise Damaged(f"{remote.url}/{RECORD_NAME} is damaged or torn") from error
 
 
-def is_ahead(run: RunFolder, remote: RemoteFolder, step: int | None) -> bool:
-    """Whether the remote has a checkpoint behind a local one that a resume may use."""
-    newer = {one: remote_digest(remote, one) for one in newer_at_remote(remote, step)}
-    return any(digest is not None and not is_rewound(run, remote, one, digest) for one, digest in newer.items())
+def is_ahead(there: Mapping[int, str | None]) -> bool:
+    """Whether the remote surely has a checkpoint that a resume prefers: one whose record can be read."""
+    return any(digest is not None for digest in there.values())
 
 
 def is_caught_up(run: RunFolder, remote: RemoteFolder) -> bool:
@@ -139,7 +145,7 @@ def catch_up(run: RunFolder, remote: RemoteFolder) -> None:
     saved = steps_saved(run.checkpoints)
     try:
         check_pins(run, remote)
-        if not is_ahead(run, remote, saved[-1] if saved else None):
+        if not is_ahead(at_remote(run, remote, saved[-1] if saved else None)):
             return
         guard, journal = remote.read(run.guard.name), remote.read(run.metrics.name)
     except DataError:

@@ -73,7 +73,7 @@ def test_any_damaged_file_is_named_and_the_one_before_is_used(checkpoints: Path,
                 verify_checkpoint(copy / newest.name)
         found = newest_good(copy)
         assert found.step == 2, name
-        assert [Path(name).name in problem for problem in found.passed_over] == [True], "loudly"
+        assert [Path(name).name in problem for problem in found.damaged] == [True], "loudly"
         assert not (copy / newest.name).exists(), "set aside, so that step 4 can be saved anew"
 
 
@@ -132,9 +132,9 @@ def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it
         assert verify_checkpoint(newest) == before
         return
     assert found.step == 2
-    assert len(found.passed_over) == 1
-    assert str(newest / name) in found.passed_over[0]
-    assert "use another checkpoint" in found.passed_over[0]
+    assert len(found.damaged) == 1
+    assert str(newest / name) in found.damaged[0]
+    assert "use another checkpoint" in found.damaged[0]
     assert not newest.exists(), "set aside, so that step 4 can be saved anew"
 
 
@@ -212,7 +212,7 @@ def test_no_checkpoint_and_no_good_one_are_told_apart(checkpoints: Path, tmp_pat
         harm(folder / "model.safetensors", "flip")
     found = newest_good(checkpoints)
     assert found.step is None
-    assert len(found.passed_over) == 3
+    assert len(found.damaged) == 3
 
 
 @pytest.fixture

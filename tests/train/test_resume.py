@@ -2,10 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from cluster.signals import StopNotice
+from pipeline.config import load_config
+from pipeline.data.order import order_of_config
 from pipeline.data.position import Position, Window
+from pipeline.errors import PipelineError
+from pipeline.train import resume
+from pipeline.train.checkpoint import Newest
 from pipeline.train.resume import misfit
-from tests.train.small_runs import RECORD
+from pipeline.train.training import Training
+from tests.train.small_runs import ALONE, RECORD, config_tree, small_corpus, write_config
+from tests.train.stored_runs import run_at
 
 GUARD = Path("runs/small/guard.json")
 HERE = Position(manifest_digest="m", order_version=1, seed=0, next_sequence=80)
@@ -27,3 +38,26 @@ def test_a_lost_guards_record_is_told_from_another_run() -> None:
     for other in (replace(HERE, manifest_digest="n"), replace(HERE, seed=1)):
         assert "made by another config or from another corpus" in misfit(trained, "c", other, GUARD)
     assert "made by another config or from another corpus" in misfit(trained, "d", HERE, GUARD)
+
+
+def test_damage_is_told_from_what_only_may_be_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_config(write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=2)))
+    told: list[dict[str, Any]] = []
+    training = Training(
+        config=config,
+        run=run_at(tmp_path),
+        corpus=tmp_path / "corpus",
+        manifest=small_corpus(tmp_path / "corpus"),
+        world=ALONE,
+        notice=StopNotice({}),
+        tell=lambda kind, **figures: told.append({"kind": kind, **figures}),
+    )
+    monkeypatch.setattr(resume, "from_main", lambda make, world: make())
+    found = Newest(step=None, damaged=("step 4 is damaged",), doubts=("the store is away",))
+    monkeypatch.setattr(resume, "newest_of_tiers", lambda *rest, **how: found)
+    with pytest.raises(PipelineError, match="no good checkpoint is left: step 4 is damaged; the store is away"):
+        resume.resume(training, None, order_of_config(config, training.manifest))
+    assert told == [
+        {"kind": "guard", "verdict": "checkpoint_corrupt", "problem": "step 4 is damaged"},
+        {"kind": "guard", "verdict": "remote_doubt", "problem": "the store is away"},
+    ]

@@ -73,9 +73,9 @@ def test_a_damaged_one_there_is_named_and_the_one_before_is_used(
     assert found.step == 4
     verify_checkpoint(run.checkpoint(4))
     if (name, how) == (RECORD_NAME, "delete"):
-        assert found.passed_over == (), "it was never there"
+        assert found.damaged == (), "it was never there"
         return
-    [problem] = found.passed_over
+    [problem] = found.damaged
     assert f"checkpoints/step-00000008/{name}" in problem
     assert "use another checkpoint" in problem
 
@@ -97,7 +97,7 @@ def test_damage_here_is_mended_from_there(stored: RemoteFolder, tmp_path: Path) 
     (run.checkpoint(8) / NAMES[0]).write_bytes(b"")
     found = newest_of_tiers(run, stored)
     assert found.step == 8
-    assert len(found.passed_over) == 1
+    assert len(found.damaged) == 1
     verify_checkpoint(run.checkpoint(8))
 
 
@@ -117,7 +117,7 @@ def test_what_a_rollback_set_aside_here_does_not_come_back(stored: RemoteFolder,
     for step in (4, 8):
         run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
     found = newest_of_tiers(run, stored)
-    assert (found.step, found.passed_over) == (0, ())
+    assert (found.step, found.damaged) == (0, ())
     save(run, 4, "on other data")
     assert newest_of_tiers(run, stored).step == 4
     write_record(run.guard, GuardState())
@@ -157,7 +157,7 @@ def test_a_record_that_lies_brings_nothing(stored: RemoteFolder, tmp_path: Path,
     run = run_at(tmp_path / "second")
     found = newest_of_tiers(run, stored)
     assert found.step == 4
-    assert len(found.passed_over) == 1
+    assert len(found.damaged) == 1
     assert not list(tmp_path.rglob("*escaped*"))
 
 
@@ -183,7 +183,8 @@ def test_without_the_store_a_run_goes_on_from_what_it_has_and_says_so(
     catch_up(run, stored)
     found = newest_of_tiers(run, stored)
     assert found.step == 2
-    assert "whether it has a checkpoint newer than step 2 is not known" in found.passed_over[0]
+    assert found.damaged == ()
+    assert "whether it has a checkpoint newer than step 2 is not known" in found.doubts[0]
 
 
 def test_a_fetch_that_was_broken_off_goes_on(
@@ -262,7 +263,7 @@ def test_a_checkpoint_of_another_run_is_not_committed(remote: RemoteFolder, tmp_
     catch_up(run, remote)
     found = newest_of_tiers(run, remote)
     assert found.step is None
-    assert "step-00000008 was made by another config or from another corpus" in found.passed_over[0]
+    assert "step-00000008 was made by another config or from another corpus" in found.damaged[0]
     assert steps_saved(run.checkpoints) == []
 
 
@@ -336,10 +337,10 @@ def test_a_checkpoint_that_came_after_the_journal_was_taken_over_is_left_for_the
         upload_checkpoint(first, remote, 8)
     found = newest_of_tiers(second, remote)
     assert found.step == 4
-    assert "has a newer checkpoint whose journal was not there when this start took it over" in found.passed_over[0]
+    assert "has a newer checkpoint whose journal was not there when this start took it over" in found.doubts[0]
     assert steps_saved(second.checkpoints) == [4]
     catch_up(second, remote)
-    assert newest_of_tiers(second, remote) == Newest(step=8, passed_over=())
+    assert newest_of_tiers(second, remote) == Newest(step=8)
     assert [line["step"] for line in unbroken(read_journal(second.metrics))] == [*range(1, 9)]
 
 
