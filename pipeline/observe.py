@@ -17,7 +17,7 @@ from pipeline.promote.stage import judged_checkpoints
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, steps_saved
 from pipeline.train.stored import uploaded_steps
-from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace
+from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace, step_of
 
 
 def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:
@@ -103,8 +103,9 @@ def protected_steps(config: RunConfig, workspace: Workspace) -> frozenset[int]:
     steps = set()
     for registry in (workspace.path / "registry").glob("*/"):
         for path in protected_paths(read_entries(workspace.path, registry.name)):
-            if (workspace.path / path).parent == checkpoints:
-                steps.add(int(Path(path).name.removeprefix("step-")))
+            step = step_of(Path(path).name)
+            if step is not None and (workspace.path / path).parent == checkpoints:
+                steps.add(step)
     return frozenset(steps)
 
 

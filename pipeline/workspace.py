@@ -19,6 +19,18 @@ DELETING_SUFFIX = ".deleting"
 """Ends the hidden name that a checkpoint's folder bears while it is deleted."""
 
 
+def step_name(step: int) -> str:
+    """What a checkpoint's folder is called, in the workspace and at the remote; other names of a step begin with it."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step whose checkpoint has this name; None for any other name."""
+    digits = name.removeprefix("step-")
+    step = int(digits) if digits.isascii() and digits.isdecimal() else None
+    return step if step is not None and step_name(step) == name else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """The paths of one run."""
@@ -48,7 +60,7 @@ class RunFolder:
         return self.path / "uploads"
 
     def upload(self, step: int) -> Path:
-        return self.uploads / f"step-{step:08d}.json"
+        return self.uploads / f"{step_name(step)}.json"
 
     @property
     def evals(self) -> Path:
@@ -75,10 +87,10 @@ class RunFolder:
         return self.path / "job"
 
     def checkpoint(self, step: int) -> Path:
-        return self.checkpoints / f"step-{step:08d}"
+        return self.checkpoints / step_name(step)
 
     def report(self, step: int, suite: str) -> Path:
-        return self.evals / f"step-{step:08d}.{suite}.json"
+        return self.evals / f"{step_name(step)}.{suite}.json"
 
 
 @dataclass(frozen=True, kw_only=True)

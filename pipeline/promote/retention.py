@@ -3,7 +3,10 @@
 import re
 from collections.abc import Collection
 
-_SET_ASIDE = re.compile(r"step-(\d{8,})\.(corrupt|rewound)(?:-(\d+))?")
+from pipeline.workspace import step_of
+
+_KINDS = ("rewound", "corrupt")
+_WHY = re.compile(r"(corrupt|rewound)(?:-(\d+))?")
 
 
 def checkpoints_to_delete(steps: Collection[int], keep_last: int, protected: Collection[int]) -> tuple[int, ...]:
@@ -42,10 +45,17 @@ def set_aside_to_delete(names: Collection[str], protected: Collection[int]) -> t
 
     What stays is for whoever asks what went wrong last; nothing loads it. Other names are none of ours.
     """
-    found = [match for match in map(_SET_ASIDE.fullmatch, names) if match]
+    found = {name: parsed for name in names if (parsed := _parsed(name))}
+    latest = {kind: max((age for _, one, age in found.values() if one == kind), default=0) for kind in _KINDS}
+    return tuple(
+        sorted(name for name, (step, kind, age) in found.items() if age < latest[kind] and step not in protected)
+    )
 
-    def age(match: re.Match[str]) -> int:
-        return int(match[3] or 0) if match[2] == "rewound" else int(match[1])
 
-    latest = {kind: max((age(one) for one in found if one[2] == kind), default=0) for kind in ("rewound", "corrupt")}
-    return tuple(sorted(one[0] for one in found if age(one) < latest[one[2]] and int(one[1]) not in protected))
+def _parsed(name: str) -> tuple[int, str, int] | None:
+    """Of a folder set aside: its step, why it was, and its age in that: the rollback, or the step itself."""
+    checkpoint, _, why = name.partition(".")
+    step, match = step_of(checkpoint), _WHY.fullmatch(why)
+    if step is None or match is None:
+        return None
+    return step, match[1], int(match[2] or 0) if match[1] == "rewound" else step

@@ -14,7 +14,6 @@ state files hold the optimizer's fp32 state in pieces that any world can read (`
 This module's reading half imports no torch.
 """
 
-import re
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -25,12 +24,12 @@ from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.notice import GoOn, go_on
+from pipeline.workspace import step_of
 
 RECORD_NAME = "checkpoint.json"
 WEIGHTS_NAME = "model.safetensors"
 ENGINE_TAG = "engine"
 """The folder of DeepSpeed's own files in checkpoints of headrace 0.1.0."""
-_STEP_FOLDER = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +79,8 @@ def _step_folders(folder: Path) -> list[tuple[int, Path]]:
     """Folders named as a committed checkpoint is, by ascending step."""
     if not folder.is_dir():
         return []
-    matches = ((_STEP_FOLDER.fullmatch(child.name), child) for child in folder.iterdir())
-    return sorted((int(match[1]), child) for match, child in matches if match)
+    found = ((step_of(child.name), child) for child in folder.iterdir())
+    return sorted((step, child) for step, child in found if step is not None)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:

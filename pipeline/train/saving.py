@@ -33,6 +33,7 @@ from pipeline.errors import Mistake, PipelineError
 from pipeline.train import snapshot
 from pipeline.train.checkpoint import ENGINE_TAG, RECORD_NAME, WEIGHTS_NAME, Checkpoint, FileRecord, sealed
 from pipeline.train.elastic import restore, state_tensors, uses_muon
+from pipeline.workspace import step_name
 
 Share = TypeVar("Share")
 _PATIENCE = timedelta(hours=2)
@@ -156,7 +157,7 @@ class Saver:
         now: torch.cuda.Event | None,
     ) -> tuple[Checkpoint, float]:
         """Runs in the thread. Gives the record as stored, on every rank, and when that was."""
-        staging = self._folder / f".step-{checkpoint.step:08d}.saving"
+        staging = self._folder / f".{step_name(checkpoint.step)}.saving"
         try:
             self._agreed(lambda: self._copy(live, weights, now))
             self._agreed(lambda: staging.mkdir(parents=True) if self._world.is_main else None)
@@ -229,7 +230,7 @@ def _is_full(error: Exception) -> bool:
 
 def _commit(staging: Path, checkpoint: Checkpoint) -> None:
     write_record(staging / RECORD_NAME, checkpoint)
-    staging.rename(staging.with_name(f"step-{checkpoint.step:08d}"))
+    staging.rename(staging.with_name(step_name(checkpoint.step)))
     sync_folder(staging.parent)
 
 

@@ -14,7 +14,7 @@ from data_prep.files import read_record, write_record
 from pipeline.errors import CorruptCheckpoint
 from pipeline.remote import RemoteFolder
 from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint
-from pipeline.workspace import RunFolder
+from pipeline.workspace import RunFolder, step_name, step_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,19 +70,13 @@ def _read_note(path: Path) -> Upload | None:
 
 def remote_checkpoint(remote: RemoteFolder, step: int) -> RemoteFolder:
     """Its folder in the run's."""
-    return remote.at(f"checkpoints/step-{step:08d}")
+    return remote.at(f"checkpoints/{step_name(step)}")
 
 
 def remote_steps(remote: RemoteFolder) -> list[int]:
     """Steps that have a folder in the run's at the remote, the newest first; whether one is whole, its record says."""
     steps = map(step_of, remote.at("checkpoints").names())
     return sorted((step for step in steps if step is not None), reverse=True)
-
-
-def step_of(name: str) -> int | None:
-    """The step of a checkpoint's folder; None for any other name."""
-    digits = name.removeprefix("step-")
-    return int(digits) if digits != name and digits.isascii() and digits.isdecimal() else None
 
 
 def remote_digest(remote: RemoteFolder, step: int) -> str | None:

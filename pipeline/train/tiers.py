@@ -23,7 +23,7 @@ from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, Newest, newest_good, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
 from pipeline.train.stored import is_rewound, note_upload, remote_checkpoint, remote_digest, remote_steps
-from pipeline.workspace import RunFolder
+from pipeline.workspace import RunFolder, step_name
 
 
 def newest_of_tiers(run: RunFolder, remote: RemoteFolder | None, *, between: GoOn = go_on) -> Newest:
@@ -75,7 +75,7 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between
 
     What an interrupted call has brought is not asked for again. Raises Damaged, naming the file.
     """
-    coming = run.checkpoint(step).with_name(f".step-{step:08d}.fetching")
+    coming = run.checkpoint(step).with_name(f".{step_name(step)}.fetching")
     there = remote_checkpoint(remote, step)
     checkpoint = read_remote(there, coming)
     if checkpoint is None:
