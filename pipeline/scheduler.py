@@ -35,7 +35,7 @@ from pipeline.actions import (
 from pipeline.children import POLL_S, Evaluation, prepare
 from pipeline.config import RunConfig
 from pipeline.durable import bring_pins, remote_run
-from pipeline.errors import GateRefused, Mistake, PipelineError, StoppedOnNotice
+from pipeline.errors import CorruptCheckpoint, GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.last_words import last_words
 from pipeline.locks import locked
 from pipeline.monitor.views import wandb_view
@@ -246,6 +246,10 @@ class Patience:
 
 def _promote(config: RunConfig, workspace: Workspace, step: int, notice: StopNotice) -> None:
     """A refusal is a decision like any other; whoever moved the alias meanwhile is taken into account on the next
-    look, and so is a notice."""
+    look, and so are a notice and a rollback that has set the checkpoint aside."""
     with suppress(GateRefused, AliasMoved, StoppedOnNotice):
-        promote_step(config, workspace, step, between=unless_told(notice, "a checkpoint was verified"))
+        try:
+            promote_step(config, workspace, step, between=unless_told(notice, "a checkpoint was verified"))
+        except CorruptCheckpoint:
+            if workspace.run(config.name).checkpoint(step).exists():
+                raise

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 
 from cluster.job import launcher_for
+from cluster.signals import StopNotice
 from data_prep.manifest import read_manifest
+from pipeline import scheduler
 from pipeline.actions import Evaluate, State, next_actions
 from pipeline.config import RunConfig, load_config
-from pipeline.errors import Mistake
+from pipeline.errors import CorruptCheckpoint, Mistake
 from pipeline.evaluate.stage import evaluate_step
 from pipeline.observe import observe
 from pipeline.promote.stage import promote_step
 from pipeline.runs import pin
-from pipeline.train.checkpoint import RECORD_NAME
+from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME
 from pipeline.workspace import Workspace, open_workspace
 from tests.pipeline.test_export import save_checkpoint
 from tests.train.small_runs import config_tree, write_config
@@ -75,3 +77,23 @@ def test_a_report_that_does_not_hold_is_made_again(opened: tuple[RunConfig, Work
     assert seen(config, workspace).evaluated == set()
     assert evaluate_step(config, workspace, 4).step == 4
     assert seen(config, workspace).evaluated == {4}
+
+
+def test_a_rollback_that_sets_a_checkpoint_aside_while_it_is_judged_does_not_end_the_run(
+    opened: tuple[RunConfig, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But damage to one that is there does."""
+    config, workspace = opened
+    checkpoint = workspace.run(config.name).checkpoint(4)
+
+    def meanwhile(name: str) -> None:
+        (checkpoint / name).unlink(missing_ok=True)
+        raise CorruptCheckpoint(f"{name} is missing")
+
+    with monkeypatch.context() as patch, StopNotice({}) as notice:
+        patch.setattr(scheduler, "promote_step", lambda *rest, **how: meanwhile(WEIGHTS_NAME))
+        with pytest.raises(CorruptCheckpoint):
+            scheduler._promote(config, workspace, 4, notice)
+        checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.rewound-1"))
+        scheduler._promote(config, workspace, 4, notice)
+    assert seen(config, workspace).saved == ()
