@@ -113,6 +113,7 @@ KINDS = (WEIGHTS_NAME, *(f"{kind}-{rank:05d}.safetensors" for kind in ("state", 
 )
 @example(name=RECORD_NAME, damage="delete", at=0, bit=0)
 @example(name=RECORD_NAME, damage="truncate", at=0, bit=0)
+@example(name=RECORD_NAME, damage="truncate", at=0.9999999, bit=0)
 def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it_is_said(
     written: Path, tmp_path_factory: pytest.TempPathFactory, name: str, damage: str, at: float, bit: int
 ) -> None:
@@ -126,9 +127,9 @@ def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it
     if damage == "delete":
         (newest / name).unlink()
     found = newest_good(folder)
-    if found.step == 4:  # JSON may be written in several ways: 1e-5 is 1E-5
+    if found.step == 4:  # JSON may be written in several ways: 1e-5 is 1E-5, and its last newline may be gone
         assert name == RECORD_NAME
-        assert damage in ("flip", "append")
+        assert damage in ("flip", "append") or data[place:] == b"\n"
         assert verify_checkpoint(newest) == before
         return
     assert found.step == 2
