@@ -9,7 +9,16 @@ import pytest
 
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved, verify_checkpoint
-from tests.train.small_runs import config_tree, curve, kill_tree, run_ranks, small_corpus, start_ranks, write_config
+from tests.train.small_runs import (
+    config_tree,
+    curve,
+    harm,
+    kill_tree,
+    run_ranks,
+    small_corpus,
+    start_ranks,
+    write_config,
+)
 
 STEPS, EVERY = 12, 3
 
@@ -78,3 +87,24 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
 
 def resumes(run: Path) -> list[int]:
     return [line["step"] for line in read_journal(run / "metrics.jsonl") if line["kind"] == "resume"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "offload"), [(1, "offload_optimizer"), (3, "offload_param")])
+def test_what_is_offloaded_resumes_bitwise_too(tmp_path: Path, stage: int, offload: str) -> None:
+    corpus = tmp_path / "corpus"
+    small_corpus(corpus)
+    overrides = ("train.zero.offload_optimizer=cpu", f"train.zero.{offload}=cpu", "train.precision=bf16")
+    curves = []
+    for name in ("whole", "stopped"):
+        tree = config_tree(tmp_path / name, steps=6, every_steps=2, stage=stage)
+        config = write_config(tmp_path / f"{name}.yaml", tree)
+        if name == "stopped":
+            process = start_ranks(config, corpus, *overrides, script=harm("term", 2))
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 75, output
+        run_ranks(config, corpus, *overrides)
+        curves.append(curve(tmp_path / name / "runs/small"))
+    assert len(curves[0]) == 6
+    assert curves[0] == curves[1]
+    assert resumes(tmp_path / "stopped" / "runs/small") == [2]
