@@ -14,6 +14,8 @@ small run costs.
 """
 
 import argparse
+import importlib
+import math
 import multiprocessing
 import os
 import random
@@ -285,20 +287,18 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
     loop.take_step = take_bad_step  # type: ignore[assignment]
 
 
-def load_heavy_packages() -> None:
-    import deepspeed  # noqa: F401
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.train.drill")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, help="begin no round after so long; 10 if neither is given")
+    parser.add_argument("--rounds", type=int, help="so many; the first ten have all stages with both optimizers")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--round", type=int, help="only this one, as a failure names it")
     options = parser.parse_args()
-    os.environ |= {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    load_heavy_packages()
-    until = time.monotonic() + options.minutes * 60
-    number = options.round or 0
+    importlib.import_module("tests.warm_imports")  # for the forks to find
+    minutes = options.minutes or (math.inf if options.rounds else 10.0)
+    until = time.monotonic() + minutes * 60
+    number = first = options.round or 0
+    last = first if options.round is not None else first + (options.rounds or sys.maxsize) - 1
     folder = Path(tempfile.mkdtemp(prefix="drill-"))
     small_corpus(folder / "corpus")
     while True:
@@ -311,11 +311,11 @@ def main() -> int:
                 flush=True,
             )
             return 1
-        number += 1
-        if options.round is not None or time.monotonic() >= until:
-            print(f"seed {options.seed}: {number if options.round is None else 1} rounds, all as the unbroken runs")
+        if number == last or time.monotonic() >= until:
+            print(f"seed {options.seed}: {number + 1 - first} rounds, all as the unbroken runs")
             shutil.rmtree(folder)  # after a failure it stays
             return 0
+        number += 1
 
 
 if __name__ == "__main__":
