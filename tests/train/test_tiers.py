@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
+from pipeline.train import checkpoint
 from pipeline.train.checkpoint import RECORD_NAME, Newest, read_checkpoint, sealed, steps_saved, verify_checkpoint
 from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
@@ -386,3 +388,17 @@ def test_joined_journals_hold_every_line_once(
     whole = [line for line in joined.split(b"\n") if line not in (b"", torn)]
     assert whole == encode(both, ours, theirs).split(b"\n")[:-1]
     assert missing_lines(joined, there) == b""
+
+
+def test_files_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each hash waits until another one has begun."""
+    run, both, hashed = run_at(tmp_path), Barrier(2), checkpoint.sha256_file
+    save(run, 4)
+
+    def meeting(path: Path) -> str:
+        both.wait(10)
+        return hashed(path)
+
+    monkeypatch.setattr(checkpoint, "num_cores", lambda: 2)
+    monkeypatch.setattr(checkpoint, "sha256_file", meeting)
+    verify_checkpoint(run.checkpoint(4))

@@ -40,9 +40,19 @@ def term(*rest: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def term_and_heard(*rest: Any) -> None:
+    """In a thread: the notice is taken by another."""
+    term()
+    wait_until_told()
+
+
 def late(*rest: Any) -> None:
+    (open_workspace(load_config(Path(sys.argv[3]))).run("small").path / "late").touch()
+    wait_until_told()
+
+
+def wait_until_told() -> None:
     run = open_workspace(load_config(Path(sys.argv[3]))).run("small")
-    (run.path / "late").touch()
     while not any(line["kind"] == "told" for line in read_journal(run.metrics)):
         time.sleep(0.05)
 
@@ -66,7 +76,7 @@ HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
     "stand": (hang, loop, "train_step", "0"),
     "late": (late, loop, "train_step", "1"),
     "term": (term, Saver, "save", "1"),
-    "verify": (term, checkpoint, "sha256_file", "0"),
+    "verify": (term_and_heard, checkpoint, "sha256_file", "0"),
 }
 """What happens, before which function is called, on which rank."""
 
