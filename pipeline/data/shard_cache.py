@@ -113,7 +113,9 @@ class ShardCache:
     def _fetch_from(self, position: int) -> None:
         """Fetches what is not there, and touches what is, so that it is not the oldest."""
         for source, shard in self._order.shards_from(position, self._shards_each):
-            with suppress(DataError, OSError):  # whoever needs the shard will hear of it
+            # Whoever needs the shard will hear of it, and of no other error either may the thread end: without it each
+            # shard would be waited for, and nobody told.
+            with suppress(Exception):
                 file = self._hold(self._records[source][shard], wait=False)
                 if file is not None:
                     file.close()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from typing import BinaryIO
 
 import fsspec
 import pytest
@@ -19,7 +20,7 @@ import s3fs
 from data_prep import remote
 from data_prep.errors import DataError
 from data_prep.files import TEMPORARY_PREFIX, sha256_file
-from data_prep.manifest import Manifest
+from data_prep.manifest import Manifest, ShardRecord
 from pipeline.batches import Batches
 from pipeline.data import shard_cache
 from pipeline.data.corpus_shards import CorpusShards, LocalShards
@@ -119,6 +120,23 @@ def test_what_comes_next_is_there_before_it_is_asked_for(corpus: CORPUS, stored:
     one._fetch_from(5_000)
     expected = {corpus[1].source_shards(("prose", "code")[at])[shard].name for at, shard in order.shards_from(5_000, 3)}
     assert names(tmp_path, corpus[1]) == expected
+
+
+def test_a_fault_of_any_kind_does_not_end_the_fetching_ahead(
+    corpus: CORPUS, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, faults = ShardCache._hold, [RuntimeError("of the store's library")]
+
+    def troubled(one: ShardCache, shard: ShardRecord, **how: bool) -> BinaryIO | None:
+        if faults:
+            raise faults.pop()
+        return held(one, shard, **how)
+
+    monkeypatch.setattr(ShardCache, "_hold", troubled)
+    one = cache(stored, tmp_path, corpus, shards=6)
+    one._fetch_from(5_000)
+    order = order_of(corpus[1], (0.7, 0.3), seed=1)
+    assert len(names(tmp_path, corpus[1])) == len(list(order.shards_from(5_000, 3))) - 1
 
 
 def test_a_thread_hears_what_comes_next(
