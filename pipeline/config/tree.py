@@ -210,6 +210,11 @@ class TrainConfig:
         """Which of them a rank is, or is part of."""
         return rank // self.sequence_parallel
 
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches that each rank takes in a step of the full global batch. The batch must fit the world
+        (`check_batch`)."""
+        return self.global_batch_size // (self.micro_batch_size * self.data_ranks(world_size))
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:

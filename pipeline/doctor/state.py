@@ -49,9 +49,10 @@ def batch_of(patient: Patient, step: int) -> NDArray[Any]:
     """This rank's token ids of a step, (accumulation, B, T): noise, with an end of text now and then. Ranks that share
     sequences have the same."""
     train, length = patient.small.train, patient.small.data.sequence_length
-    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(patient.world.size))
     generator = np.random.default_rng([train.seed, step, train.data_rank(patient.world.rank)])
-    return generator.integers(0, patient.vocab_size, (accumulation, train.micro_batch_size, length))
+    return generator.integers(
+        0, patient.vocab_size, (train.accumulation(patient.world.size), train.micro_batch_size, length)
+    )
 
 
 def take_step(engine: Any, patient: Patient, step: int) -> float:

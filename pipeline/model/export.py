@@ -167,14 +167,19 @@ def read_header(file: BinaryIO) -> Header:
     return header
 
 
+def header_bytes(header: Header) -> bytes:
+    """What a safetensors file with this header begins with; padded, so that the data starts aligned."""
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
 def write_weights(source: Path, target: Path, names: Mapping[str, str]) -> Header:
     """Copies a safetensors file under new names, on disk when it returns. Gives the new header. Raises Mistake if the
     file does not hold the tensors named."""
     with source.open("rb") as old, target.open("xb") as new:
         header = llama_header(read_header(old), names)
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)  # the data stays aligned
-        new.write(len(text).to_bytes(8, "little") + text)
+        new.write(header_bytes(header))
         shutil.copyfileobj(old, new, COPY_BYTES)
         new.flush()
         os.fsync(new.fileno())

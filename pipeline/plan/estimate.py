@@ -104,7 +104,7 @@ def make_plan(config: RunConfig, vocabulary: Vocabulary, hardware: Hardware) -> 
         stretches=stretches(config),
         micro_batch_size=train.micro_batch_size,
         sequence_parallel=train.sequence_parallel,
-        accumulation=train.global_batch_size // (train.micro_batch_size * train.data_ranks(hardware.count)),
+        accumulation=train.accumulation(hardware.count),
         sequence_length=length,
         precision=train.precision,
         chosen_stage=train.zero.stage,

@@ -31,7 +31,7 @@ MAX_REDUCE_BUCKET = 500_000_000
 
 def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
     """DeepSpeed's own settings. What it would choose by itself and has changed between releases is spelled out."""
-    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(world_size))
+    accumulation = train.accumulation(world_size)
     settings: dict[str, Any] = {
         # Peers that share sequences are to DeepSpeed ranks with sequences of their own: each brings a mean over its
         # slices, and the mean over all ranks is the batch's.

@@ -8,7 +8,6 @@ so that the training thread goes on.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.model.export import header_bytes
 from pipeline.train.checkpoint import FileRecord
 
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
@@ -67,9 +67,7 @@ def _file_bytes(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
     for name, tensor in tensors.items():
         start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the data starts aligned
-    yield len(text).to_bytes(8, "little") + text
+    yield header_bytes(header)
     for tensor in tensors.values():
         data = tensor.flatten().view(torch.uint8).numpy().data
         for at in range(0, len(data), _PIECE_BYTES):

@@ -127,6 +127,8 @@ def test_sequences_that_cannot_be_shared_are_one_line(tmp_path: Path, overrides:
 def test_sequences_may_be_shared_by_more_ranks_than_there_are_key_heads(tmp_path: Path) -> None:
     config = load(tmp_path, None, "train.sequence_parallel=4", "cluster.processes_per_node=8")
     assert config.train.data_ranks(config.world_size) == 2
+    batch = 2 * config.train.micro_batch_size * config.train.accumulation(config.world_size)
+    assert batch == config.train.global_batch_size
 
 
 @pytest.mark.parametrize(

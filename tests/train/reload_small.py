@@ -33,7 +33,7 @@ def engine_of(config: RunConfig, world: World, stage: int) -> Any:
 
 def take_steps(engine: Any, config: RunConfig, world: World, first: int, count: int) -> None:
     train = config.train
-    accumulation = train.global_batch_size // (train.micro_batch_size * train.data_ranks(world.size))
+    accumulation = train.accumulation(world.size)
     for step in range(first, first + count):
         set_learning_rate(engine, 1e-2)
         generator = np.random.default_rng([step, train.data_rank(world.rank)])
