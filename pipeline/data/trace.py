@@ -9,8 +9,9 @@ groups of one sidecar or two, those that tell of its rows. The steps are the inv
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,15 @@ class Visit:
     part: Part
 
 
-def documents_of_step(corpus: Path, manifest: Manifest, order: Order, batches: Batches, step: int) -> tuple[Visit, ...]:
+Sidecars = Callable[[ShardRecord], Path]
+"""Gives a shard's verified sidecar. Raises PipelineError if it is not the manifest's."""
+
+
+def documents_of_step(
+    corpus: Path, manifest: Manifest, order: Order, batches: Batches, step: int, sidecars: Sidecars | None = None
+) -> tuple[Visit, ...]:
     """What a step trained on, in order of position. Raises PipelineError if a sidecar is not the manifest's."""
+    sidecars = sidecars or partial(sidecar, corpus)
     positions = np.arange(batches.first(step - 1), batches.first(step))
     ids, epochs = order.locate(positions), order.epoch_of(positions)
     visits: list[Visit] = []
@@ -65,7 +73,7 @@ def documents_of_step(corpus: Path, manifest: Manifest, order: Order, batches: B
         shards = manifest.source_shards(manifest.sources[source].name)
         for number in np.unique(ids.shard[ids.source == source]).tolist():
             here = np.flatnonzero((ids.source == source) & (ids.shard == number))
-            by_row = parts_in_rows(corpus, manifest, shards[number], ids.row[here].tolist())
+            by_row = parts_in_rows(sidecars(shards[number]), manifest, shards[number], ids.row[here].tolist())
             visits += [
                 Visit(step=step, position=int(positions[at]), epoch=int(epochs[at]), part=part)
                 for at in here.tolist()
@@ -79,8 +87,9 @@ def document_ids(
 ) -> dict[str, list[str]]:
     """Source -> ids of the documents that some steps train on, each once, sorted."""
     found: dict[str, set[str]] = {}
+    sidecars = cache(partial(sidecar, corpus))  # neighbouring steps read the same shards: each is verified once
     for step in steps:
-        for visit in documents_of_step(corpus, manifest, order, batches, step):
+        for visit in documents_of_step(corpus, manifest, order, batches, step, sidecars):
             found.setdefault(visit.part.source, set()).add(visit.part.id)
     return {source: sorted(ids) for source, ids in sorted(found.items())}
 
@@ -116,11 +125,12 @@ def steps_of_document(
 
 
 def parts_in_rows(
-    corpus: Path, manifest: Manifest, shard: ShardRecord, rows: Sequence[int]
+    docs: Path, manifest: Manifest, shard: ShardRecord, rows: Sequence[int]
 ) -> dict[int, tuple[Part, ...]]:
-    """The documents in some sequences of a shard, each in order. Only the row groups that cover them are read."""
+    """The documents in some sequences of a shard, each in order. Only the sidecar's row groups that cover them are
+    read."""
     length = manifest.sequence_length
-    table = documents_of_rows(corpus, shard, [range(row, row + 1) for row in rows])
+    table = documents_of_rows(docs, [range(row, row + 1) for row in rows])
     starts, ends = stream_spans(table, length)
     found = {}
     for row in rows:
@@ -134,9 +144,9 @@ def parts_in_rows(
     return found
 
 
-def documents_of_rows(corpus: Path, shard: ShardRecord, some: Sequence[range]) -> pa.Table:
+def documents_of_rows(docs: Path, some: Sequence[range]) -> pa.Table:
     """The sidecar's row groups that tell of some stretches of sequences, in order."""
-    with pq.ParquetFile(verified(sidecar(corpus, shard), shard.docs_sha256)) as file:
+    with pq.ParquetFile(docs) as file:
         first_rows = [
             file.metadata.row_group(group).column(2).statistics.min for group in range(file.metadata.num_row_groups)
         ]
@@ -206,7 +216,7 @@ def parts_of_document(
 ) -> list[Part]:
     """A document's parts in one shard, looked for in some of its sequences."""
     length = manifest.sequence_length
-    table = documents_of_rows(corpus, shard, [rows])
+    table = documents_of_rows(sidecar(corpus, shard), [rows])
     starts, ends = stream_spans(table, length)
     found = [place for place, one in enumerate(table["id"].to_pylist()) if one == document_id]
     return [
@@ -233,7 +243,8 @@ def is_held_out(corpus: Path, manifest: Manifest, source: str, document_id: str)
 
 
 def sidecar(corpus: Path, shard: ShardRecord) -> Path:
-    return corpus / "shards" / sidecar_name(shard.name)
+    """The path of a shard's, verified. Raises PipelineError if it is not the manifest's."""
+    return verified(corpus / "shards" / sidecar_name(shard.name), shard.docs_sha256)
 
 
 def verified(path: Path, sha256: str) -> Path:

@@ -23,6 +23,7 @@ from pipeline.data import trace
 from pipeline.data.mixture import Change
 from pipeline.data.order import Order, order_of
 from pipeline.data.trace import (
+    document_ids,
     documents_of_step,
     find_document,
     groups_of_rows,
@@ -207,7 +208,8 @@ def test_row_groups_are_picked_rightly(
     small_groups = replace(manifest, shards=shards_of(records, manifest.shards.sources))
     for old, new in zip(manifest.shards, records, strict=True):
         for row in range(old.num_sequences):
-            assert parts_in_rows(tmp_path, small_groups, new, [row]) == parts_in_rows(folder, manifest, old, [row])
+            parts = parts_in_rows(trace.sidecar(tmp_path, new), small_groups, new, [row])
+            assert parts == parts_in_rows(trace.sidecar(folder, old), manifest, old, [row])
     for document_id in ["long", "both", "twice", *(f"prose{i}" for i in range(60))]:
         expected = find_document(folder, manifest, "prose", document_id)
         assert find_document(tmp_path, small_groups, "prose", document_id) == expected
@@ -234,6 +236,26 @@ def test_a_changed_sidecar_is_named(corpus: tuple[Path, Manifest, Order]) -> Non
     other_cells = replace(manifest, sources=tuple(replace(one, cells_sha256="0" * 64) for one in manifest.sources))
     with pytest.raises(PipelineError, match=r"prose\.cells\.npy"):
         steps_of_document(folder, other_cells, order, BATCHES, "prose", "long", STEPS)
+
+
+def test_a_sidecar_is_verified_once_for_all_steps_that_read_it(
+    corpus: tuple[Path, Manifest, Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a rollback asks, which has all ranks wait for the answer."""
+    folder, manifest, order = corpus
+    hashed: list[Path] = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(trace, "sha256_file", noted)
+    steps = range(1, STEPS + 1)
+    ids = document_ids(folder, manifest, order, BATCHES, steps)
+    assert len(hashed) == len({*hashed}) > 1
+    visits = [visit for step in steps for visit in documents_of_step(folder, manifest, order, BATCHES, step)]
+    for source, found in ids.items():
+        assert found == sorted({visit.part.id for visit in visits if visit.part.source == source})
 
 
 def test_no_scan_at_a_million_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
