@@ -110,6 +110,10 @@ class ScheduleConfig:
     """Learning rate at the end, as a share of the peak."""
 
 
+MAX_REDUCE_BUCKET = 500_000_000
+"""DeepSpeed's own `reduce_bucket_size`. It allocates all of it, however small the model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ZeroConfig:
     __pydantic_config__ = FORBID
@@ -128,6 +132,10 @@ class ZeroConfig:
     """ZeRO++: stage 3 gathers weights as int8. Not exact."""
     zero_quantized_gradients: bool = False
     """ZeRO++: stage 3 reduces gradients as int4. Not exact."""
+
+    def reduce_bucket(self, num_parameters: int) -> int:
+        """Gradient elements that are reduced at once, in a model of so many."""
+        return self.reduce_bucket_size or min(num_parameters, MAX_REDUCE_BUCKET)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ how many query heads share a key head, tied or not, every option, micro-batch, o
 from dataclasses import replace
 
 from pipeline.config import ModelConfig, RunConfig
-from pipeline.plan.memory import REDUCE_BUCKET
 from pipeline.plan.shape import count_parameters
 
 LAYERS, HEAD_SIZE, KV_HEADS, VOCABULARY, POSITIONS, ACCUMULATION = 2, 32, 2, 512, 128, 8
@@ -45,8 +44,7 @@ def small_run(config: RunConfig, world_size: int, vocab_size: int) -> RunConfig:
     accumulation = min(train.global_batch_size // at_once, ACCUMULATION)
     real = count_parameters(config.model, vocab_size).total
     few = count_parameters(model, min(vocab_size, VOCABULARY)).total
-    bucket = train.zero.reduce_bucket_size or min(real, REDUCE_BUCKET)
-    zero = replace(train.zero, reduce_bucket_size=max(1, few * bucket // real))
+    zero = replace(train.zero, reduce_bucket_size=max(1, few * train.zero.reduce_bucket(real) // real))
     return replace(
         config,
         model=model,

@@ -25,9 +25,6 @@ from pipeline.train.stragglers import Stopwatch
 
 Made = TypeVar("Made")
 
-MAX_REDUCE_BUCKET = 500_000_000
-"""DeepSpeed's own `reduce_bucket_size`. It allocates all of it, however small the model."""
-
 
 def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
     """DeepSpeed's own settings. What it would choose by itself and has changed between releases is spelled out."""
@@ -58,7 +55,7 @@ def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "stage": zero.stage,
         "overlap_comm": False,  # it has a long list of wrong-gradient reports (DeepSpeed issues); exact first
-        "reduce_bucket_size": zero.reduce_bucket_size or min(num_parameters, MAX_REDUCE_BUCKET),
+        "reduce_bucket_size": zero.reduce_bucket(num_parameters),
     }
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":
