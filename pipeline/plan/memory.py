@@ -22,8 +22,9 @@ STAGES: tuple[Stage, ...] = (0, 1, 2, 3)
 Precision = Literal["fp32", "bf16"]
 ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
 
-# DeepSpeed 0.19's defaults, in elements; `pipeline.train.engine.zero_settings` lowers the first to the model's size.
-REDUCE_BUCKET = 500_000_000
+# DeepSpeed 0.19's own, in elements. The first is what it reduces at once where no bucket is configured: at stage 0, and
+# by its wrapper around bf16 at stage 1.
+REDUCED_AT_ONCE = 500_000_000
 MAX_LIVE_PARAMETERS = 1_000_000_000
 
 
@@ -229,7 +230,7 @@ def unmoved_bytes(
     parameters = count_parameters(model, vocab_size)
     count, element = parameters.total, ELEMENT_BYTES[precision]
     share = -(-count // world_size)
-    in_bucket = min(count, REDUCE_BUCKET)
+    at_once = min(count, REDUCED_AT_ONCE)
     if stage == 0:  # nothing is sharded; reduction goes through a flat copy
         half = precision == "bf16"
         return States(
@@ -237,7 +238,7 @@ def unmoved_bytes(
             gradients=element * count,
             optimizer=(12 if half else 8) * count,  # fp32 weights are their own masters
             held=0,
-            update=max(element * in_bucket, 4 * count if half else 0),  # the update is fed fp32 gradients
+            update=max(element * at_once, 4 * count if half else 0),  # the update is fed fp32 gradients
         )
     if (
         stage == 1 and precision == "bf16" and not offload
@@ -247,10 +248,11 @@ def unmoved_bytes(
             gradients=(2 + 4) * count,
             optimizer=12 * share,
             held=0,
-            update=(4 + 2) * in_bucket,  # the flat fp32 bucket, and bf16 to send it in
+            update=(4 + 2) * at_once,  # the flat fp32 bucket, and bf16 to send it in
         )
     # DeepSpeedZeroOptimizer and its stage 3.
-    bucket = flat = element * in_bucket
+    in_bucket = train.zero.reduce_bucket(count)
+    bucket, flat = element * in_bucket, element * min(count, in_bucket)
     if stage == 1:  # gradients move into the bucket and leave as flat copies: never both
         again = element * count + 4 * share if precision == "bf16" else 0  # of offloaded ones there are both
         return States(
@@ -260,13 +262,13 @@ def unmoved_bytes(
             held=bucket,
             update=bucket,
         )
-    early = flat if count > REDUCE_BUCKET else 0  # a full bucket is reduced while backward goes on
+    early = flat if count > in_bucket else 0  # a full bucket is reduced while backward goes on
     gathered = element * min(count, MAX_LIVE_PARAMETERS) if stage == 3 else 0
     if stage == 2:  # tensor by tensor to fp32; the bucket is gone when the optimizer steps
         update = max(bucket + flat + 4 * parameters.largest, 4 * share)
     else:
         by_gloo = 0 if gpu else flat  # its reduce-scatter works on a copy
-        in_fp32 = 4 * in_bucket // world_size if precision == "bf16" else 0
+        in_fp32 = 4 * min(count, in_bucket) // world_size if precision == "bf16" else 0
         update = bucket + max(by_gloo + max(flat, in_fp32), 4 * share)
     return States(
         weights=element * (share if stage == 3 else count),

@@ -212,6 +212,25 @@ def test_states_are_what_a_live_engine_holds(case: Case, ranks: int, within: flo
     assert peak == pytest.approx(found["resting"] + found["added"], rel=within)
 
 
+@pytest.mark.parametrize(
+    ("stage", "asked", "held"),
+    [
+        (1, 10**8, 4 * 10**8),  # larger than the model: it is allocated all the same
+        (2, 10**5, 2 * 4 * 10**5),  # a full one is reduced, from a copy, while backward goes on
+    ],
+)
+def test_the_reduce_bucket_is_planned_as_configured(stage: Stage, asked: int, held: int) -> None:
+    train = TrainConfig(
+        tokens=1,
+        global_batch_size=2,
+        micro_batch_size=1,
+        optimizer=OptimizerConfig(lr=1e-3),
+        precision="fp32",
+        zero=ZeroConfig(stage=stage, reduce_bucket_size=asked),
+    )
+    assert state_bytes(ModelConfig(layers=2, width=512, heads=4), 2000, train, stage, 2, gpu=True).held == held
+
+
 def test_what_is_offloaded_is_planned_for_the_host() -> None:
     model = ModelConfig(layers=4, width=256, heads=4)
 
