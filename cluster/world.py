@@ -4,7 +4,7 @@ Ray starts torchrun on each node, so that its ranks look like torchrun's.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.errors import ClusterMistake
@@ -22,22 +22,12 @@ class World:
     master_addr: str
     """Where rank 0 listens and all ranks meet."""
     master_port: int
+    """0 if the rank is alone: its rendezvous, which nobody has to find, takes any port that is free."""
 
     @property
     def is_main(self) -> bool:
         """Rank 0, the one that writes what is written once."""
         return self.rank == 0
-
-
-def free_port() -> int:
-    """A TCP port that nobody listens on just now. Another process may take it before it is used: good for a process on
-    its own, whose rendezvous nobody else must find; jobs of several ranks let torchrun bind port 0 instead."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def job_port(job_id: str) -> int:
@@ -58,8 +48,8 @@ def first_host(nodelist: str) -> str:
     return f"{prefix}{number or ''}{suffix}"
 
 
-def world_from_env(env: Mapping[str, str], port: Callable[[], int] = free_port) -> World:
-    """Reads the world off an environment; a pure function but for `port`, which a process on its own calls.
+def world_from_env(env: Mapping[str, str]) -> World:
+    """Reads the world off an environment.
 
     torchrun's variables win over Slurm's, because torchrun runs under srun. Slurm's count only inside a step: a batch
     script has SLURM_PROCID=0 too, and what it starts by itself is alone. Raises ClusterMistake if some of torchrun's
@@ -91,7 +81,7 @@ def world_from_env(env: Mapping[str, str], port: Callable[[], int] = free_port) 
             master_addr=first_host(env.get("SLURM_STEP_NODELIST") or env["SLURM_JOB_NODELIST"]),
             master_port=job_port(env["SLURM_JOB_ID"]),
         )
-    return World(rank=0, size=1, local_rank=0, local_size=1, master_addr="127.0.0.1", master_port=port())
+    return World(rank=0, size=1, local_rank=0, local_size=1, master_addr="127.0.0.1", master_port=0)
 
 
 def is_rank(env: Mapping[str, str]) -> bool:

@@ -21,6 +21,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -34,7 +35,7 @@ from typing import Any, Literal
 import pytest
 import torch.distributed as dist
 
-from cluster.world import World, free_port, world_env
+from cluster.world import World, world_env
 from data_prep.manifest import read_manifest
 from pipeline.config import load_config
 from pipeline.data.order import order_of_config
@@ -219,6 +220,14 @@ def play(chosen: Round, start: Start, workspace: Path, folder: Path, marker: Pat
                 rank.kill()
         time.sleep(0.01)
     return [int(rank.exitcode or 0) for rank in ranks]
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on just now; another process may take it before it is used."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def here(rank: int, size: int, port: int) -> World:
