@@ -150,7 +150,7 @@ def kill_all_of_ray(process: "subprocess.Popen[str]") -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-KILLS = int(os.environ.get("HEADRACE_KILLS", "2"))
+KILLS = int(os.environ.get("HEADRACE_KILLS", "1"))
 """How many builds are killed at a random instant; `HEADRACE_KILLS=20 pytest tests/data_prep/test_ray.py -k instant`."""
 
 

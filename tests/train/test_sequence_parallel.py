@@ -30,7 +30,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Figures:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "peers"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("ranks", "peers"), [(4, 2)])
 def test_losses_and_gradient_norms_are_those_of_one_rank(
     alone: Figures, tmp_path: Path, ranks: int, peers: int
 ) -> None:
