@@ -58,7 +58,7 @@ class Steps:
     def step(self) -> Figures:
         """Takes the next step; gives its loss and gradient norm, for which it has waited."""
         digest = partial(digest_by, self.beside, self.order)
-        taken = take_step(self.training, self.engine, self.loader, digest, self.steps)  # type: ignore[arg-type]
+        taken = take_step(self.training, self.engine, self.loader.batch, digest, self.steps)
         self.guard.judge(taken.step, taken.figures)
         self.steps = taken.step
         return taken.figures

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from cluster.signals import agreed
-from pipeline.data.loader import Loader
+from data_prep.pack import Tokens
 from pipeline.data.order import Order, order_of_config
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import outline
@@ -78,7 +78,7 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog) 
     stop = told(training, engine)  # it may have come while all this was loaded
     with loader_of(training, order) as loader, ThreadPoolExecutor(max_workers=1) as beside:
         while step < config.total_steps and not stop:
-            taken = take_step(training, engine, loader, partial(digest_by, beside, order), step)
+            taken = take_step(training, engine, loader.batch, partial(digest_by, beside, order), step)
             watchdog.beat()
             saver.check()
             decision = guard.judge(taken.step, taken.figures)
@@ -113,16 +113,20 @@ class Taken:
 
 
 def take_step(
-    training: Training, engine: Any, loader: Loader, batch_digest: Callable[[range], Future[str]], done: int
+    training: Training,
+    engine: Any,
+    batch_of: Callable[[int], Tokens],
+    digest_of: Callable[[range], Future[str]],
+    done: int,
 ) -> Taken:
-    """One optimizer step over the global batch."""
+    """One optimizer step over the global batch. `batch_of`: this rank's part of it, by the steps done before."""
     config, world = training.config, training.world
     began = time.perf_counter()
     step, at = done + 1, progress(config, done)
     rate = learning_rate(at, config.train.optimizer.lr, config.train.schedule)
     set_learning_rate(engine, rate)
-    digest = batch_digest(config.batches.positions(done)) if world.is_main else None
-    batch = loader.batch(done)
+    digest = digest_of(config.batches.positions(done)) if world.is_main else None
+    batch = batch_of(done)
     loading_s = time.perf_counter() - began
     own_losses, own_norm, forward_s = train_step(engine, batch)
     # The norm goes round too: what is judged must be the same on all ranks to the last bit.

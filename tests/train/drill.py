@@ -14,6 +14,7 @@ small run costs.
 """
 
 import argparse
+import contextlib
 import importlib
 import math
 import multiprocessing
@@ -223,11 +224,12 @@ def play(chosen: Round, start: Start, workspace: Path, folder: Path, marker: Pat
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on just now; another process may take it before it is used."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on, below 32768, where Linux starts to hand out ports to clients: it stays free."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def here(rank: int, size: int, port: int) -> World:
@@ -281,10 +283,10 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
     config, manifest = load_config(config_path), read_manifest(corpus)
     bad_batch = order_of_config(config, manifest).batch_digest(config.batches.positions(BAD_STEP - 1))
 
-    def take_bad_step(training: Any, engine: Any, loader: Any, batch_digest: Any, done: int) -> loop.Taken:
+    def take_bad_step(training: Any, engine: Any, batch_of: Any, digest_of: Any, done: int) -> loop.Taken:
         been = marker.exists()
-        taken = take_step(training, engine, loader, batch_digest, done)
-        if batch_digest(config.batches.positions(done)).result() != bad_batch:
+        taken = take_step(training, engine, batch_of, digest_of, done)
+        if digest_of(config.batches.positions(done)).result() != bad_batch:
             return taken
         if chosen.trouble == "machine":
             if been:
