@@ -3,14 +3,14 @@
 import contextlib
 import http.client
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import gcsfs
 import pytest
+
+from tests.servers import files_below, serving
 
 SERVER = """
 import functools, http.server, sys, threading
@@ -25,21 +25,9 @@ sys.stdin.read()
 """
 
 
-@contextlib.contextmanager
-def gcs_server() -> Iterator[int]:
-    """Its port on this machine; it ends with its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.communicate(timeout=30)
+def gcs_server() -> contextlib.AbstractContextManager[int]:
+    """Its port on this machine."""
+    return serving(SERVER)
 
 
 def connect(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,9 +54,7 @@ def put(port: int, bucket: str, key: str | None = None, data: bytes = b"") -> No
 
 
 def put_folder(port: int, bucket: str, folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            put(port, bucket, str(path.relative_to(folder)), path.read_bytes())
+    files_below(folder, partial(put, port, bucket))
 
 
 def is_object(path: str) -> bool:

@@ -5,17 +5,18 @@ import http.client
 import os
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import s3fs
+
+from tests.servers import files_below, serving
 
 SERVER = """
 import sys
@@ -31,21 +32,9 @@ BODIES = {
 }
 
 
-@contextlib.contextmanager
-def s3_server() -> Iterator[int]:
-    """Its port on this machine; it ends with its standard input."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", SERVER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.communicate(timeout=30)
+def s3_server() -> contextlib.AbstractContextManager[int]:
+    """Its port on this machine."""
+    return serving(SERVER)
 
 
 def environment(port: int) -> dict[str, str]:
@@ -79,9 +68,7 @@ def put(port: int, bucket: str, key: str | None = None, data: bytes = b"") -> No
 
 
 def put_folder(port: int, bucket: str, folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            put(port, bucket, str(path.relative_to(folder)), path.read_bytes())
+    files_below(folder, partial(put, port, bucket))
 
 
 class Proxy(ThreadingHTTPServer):
