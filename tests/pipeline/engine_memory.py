@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,21 +19,22 @@ from torch.profiler import ProfilerActivity, profile
 from cluster.world import world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
 from pipeline.model.decoder import outline
+from pipeline.plan.memory import Stage
 from pipeline.train.engine import join_world, start_engine, train_step
 
 MODEL = ModelConfig(layers=2, width=512, heads=4, kv_heads=2)
 VOCAB_SIZE = 2000
 
 
-def main(stage: str, precision: str, kind: str, offload: str) -> None:
+def main(stage: str, precision: Any, kind: Any, offload: Any) -> None:
     world = world_from_env(os.environ)
     train = TrainConfig(
         tokens=1,
         global_batch_size=2 * world.size,
         micro_batch_size=1,
-        optimizer=OptimizerConfig(lr=1e-3, kind=kind, gradient_clipping=float(kind == "adamw")),  # type: ignore[arg-type]
-        zero=ZeroConfig(stage=int(stage), offload_optimizer=offload),  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(lr=1e-3, kind=kind, gradient_clipping=float(kind == "adamw")),
+        zero=ZeroConfig(stage=cast(Stage, int(stage)), offload_optimizer=offload),
+        precision=precision,
     )
     join_world(world)
     model = outline(MODEL, VOCAB_SIZE, 0)
