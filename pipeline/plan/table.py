@@ -129,7 +129,7 @@ def _memory_table(plan: Plan) -> Table:
     if plan.usable_bytes is not None:
         table.add_row("largest micro-batch", *(_largest(stage) for stage in plan.stages))
     if any(stage.memory.host for stage in plan.stages):
-        table.add_row("beside, of the host's", *(_bytes(stage.memory.host) for stage in plan.stages))
+        table.add_row("in host memory", *(_bytes(stage.memory.host) for stage in plan.stages))
     return table
 
 
@@ -176,12 +176,12 @@ def _time_rows(plan: Plan) -> list[tuple[str, str, str]]:
     rows.append((f"{unit}-hours", f"{plan.hours * hardware.count:,.1f}", "without preparation, saves and evaluations"))
     if plan.cost is not None:
         rows.append(("cost", f"{plan.cost:,.2f}", f"at {hardware.price_per_gpu_hour:,.2f} a {unit}-hour"))
-    kept = plan.checkpoints_kept * plan.checkpoint_bytes
+    kept = min(plan.checkpoints_kept, plan.checkpoints_saved)
     rows.append(
         (
             "a checkpoint",
             _bytes(plan.checkpoint_bytes),
-            f"{plan.checkpoints_saved:,} are saved; the last {plan.checkpoints_kept} take {_bytes(kept)}",
+            f"{plan.checkpoints_saved:,} are saved; the last {kept} take {_bytes(kept * plan.checkpoint_bytes)}",
         )
     )
     return rows
