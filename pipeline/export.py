@@ -136,7 +136,7 @@ def write_files(
 ) -> None:
     """All of an export but its record."""
     model, end_of_text_id, length = checkpoint.model, checkpoint.end_of_text_id, checkpoint.sequence_length
-    header = llama.write_weights(path / WEIGHTS_NAME, folder / "model.safetensors", llama.llama_names(model))
+    header = llama.write_weights(path / WEIGHTS_NAME, folder / "model.safetensors", model)
     token = llama.token_of(tokenizer, end_of_text_id)
     for name, content in (
         ("config.json", llama.llama_config(model, header, end_of_text_id, length)),

@@ -1,13 +1,18 @@
 """Our model in the Hugging Face layout, as a Llama, or with QK-norm as a Qwen3, which is a Llama that has it: other
 names for the same numbers.
 
-    model.safetensors    the checkpoint's bytes behind a header with Llama's names
+    model.safetensors    the checkpoint's bytes behind a header with Llama's names; with `base_width` other final gains
     config.json          ModelConfig in Llama's words          generation_config.json
     tokenizer.json       ours, but it opens each text with end-of-text, as training did      tokenizer_config.json
 
-Nothing is computed: rotary positions are half-split in both and a linear layer's weight is (out, in) in both, so no
-tensor is permuted or transposed. All here but `write_weights` is a pure mapping. It needs neither torch nor memory: a
-model of any size is copied as a stream.
+Rotary positions are half-split in both and a linear layer's weight is (out, in) in both, so no tensor is permuted or
+transposed. Nothing is computed but this: a model with a `base_width` divides its logits by r = width / base_width
+(width.py), which Llama cannot say. Its final norm's gains are divided instead, `width` numbers behind which only the
+output layer comes, so that a tied embedding stays what it is. That is exact where r is a power of two, and elsewhere
+one rounding in the checkpoint's precision.
+
+All here but `write_weights` is a pure mapping. It needs neither torch nor memory: a model of any size is copied as a
+stream.
 """
 
 import dataclasses
@@ -19,12 +24,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from pipeline.config import MODEL_EXECUTION, ModelConfig
 from pipeline.errors import Mistake
+from pipeline.model.width import width_ratio
 
+FINAL_GAINS = "norm.weight"
 OUTER_NAMES = {
     "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
+    FINAL_GAINS: "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
 BLOCK_NAMES = {
@@ -43,9 +52,10 @@ QK_NORM_NAMES = {
     "attention.key_norm.weight": "self_attn.k_norm.weight",
 }
 SAID = {"arch", "layers", "width", "heads", "kv_heads", "mlp_width", "tie_embeddings", "rope_theta", "norm_eps"}
-CARRIED = frozenset(SAID | {"qk_norm", "z_loss", *MODEL_EXECUTION})
-"""The fields of ModelConfig that a Llama or a Qwen3 can say or that change nothing in a trained model. With any other
-field away from its default the model is neither, and exporting it would give a model that computes something else."""
+CARRIED = frozenset(SAID | {"qk_norm", "z_loss", "base_width", *MODEL_EXECUTION})
+"""The fields of ModelConfig that a Llama or a Qwen3 can say, by its weights if not by a word, or that change nothing in
+a trained model. With any other field away from its default the model is neither, and exporting it would give a model
+that computes something else."""
 DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 COPY_BYTES = 16_000_000
 
@@ -174,16 +184,41 @@ def header_bytes(header: Header) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write_weights(source: Path, target: Path, names: Mapping[str, str]) -> Header:
+def write_weights(source: Path, target: Path, config: ModelConfig) -> Header:
     """Copies a safetensors file under new names, on disk when it returns. Gives the new header. Raises Mistake if the
-    file does not hold the tensors named."""
+    file does not hold the tensors of the config, or if that is no Llama."""
+    names, ratio = llama_names(config), width_ratio(config)
     with source.open("rb") as old, target.open("xb") as new:
         header = llama_header(read_header(old), names)
         new.write(header_bytes(header))
+        if ratio != 1:
+            gains = header[names[FINAL_GAINS]]
+            begin, end = gains["data_offsets"]
+            _copy(old, new, begin)
+            new.write(divided(old.read(end - begin), gains["dtype"], ratio))
         shutil.copyfileobj(old, new, COPY_BYTES)
         new.flush()
         os.fsync(new.fileno())
     return header
+
+
+def divided(data: bytes, dtype: str, by: float) -> bytes:
+    """A tensor's bytes, in one of `DTYPES`, with each number divided as torch would: in fp32, then rounded to nearest
+    even."""
+    if dtype != "BF16":
+        numbers = np.frombuffer(data, {"F32": "<f4", "F16": "<f2"}[dtype])
+        return bytes((numbers.astype("<f4") / by).astype(numbers.dtype).tobytes())
+    # bf16 is the upper half of an fp32, and numpy has none.
+    wide = (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4")
+    bits = (wide / by).view("<u4")
+    nearest = bits + 0x7FFF + (bits >> 16 & 1)
+    return bytes((nearest >> 16).astype("<u2").tobytes())
+
+
+def _copy(old: BinaryIO, new: BinaryIO, size: int) -> None:
+    """The next `size` bytes."""
+    for begin in range(0, size, COPY_BYTES):
+        new.write(old.read(min(COPY_BYTES, size - begin)))
 
 
 def num_parameters(header: Header) -> int:

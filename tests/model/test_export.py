@@ -16,6 +16,7 @@ from pipeline.config import ModelConfig
 from pipeline.errors import Mistake
 from pipeline.model.decoder import Decoder, build
 from pipeline.model.export import (
+    divided,
     generation_config,
     llama_config,
     llama_names,
@@ -64,7 +65,7 @@ def exported(folder: Path, model: Decoder, tokenizer_json: bytes) -> Path:
     save_file({name: parameter.detach().contiguous() for name, parameter in model.named_parameters()}, weights)
     folder = folder / "export"
     folder.mkdir()
-    header = write_weights(weights, folder / "model.safetensors", llama_names(model.config))
+    header = write_weights(weights, folder / "model.safetensors", model.config)
     tokenizer, end = json.loads(tokenizer_json), model.end_of_text_id
     for name, content in (
         ("config", llama_config(model.config, header, end, CONTEXT)),
@@ -77,12 +78,23 @@ def exported(folder: Path, model: Decoder, tokenizer_json: bytes) -> Path:
 
 
 def model_of(shape: str, vocab_size: int = 300, end: int = 0) -> Decoder:
-    model = build(ModelConfig(layers=3, width=64, **SHAPES[shape]), vocab_size, end, seed=5).eval()  # type: ignore[arg-type]
-    with torch.no_grad():  # gains of 1 would hide a norm in the wrong place
+    config = ModelConfig(layers=3, width=64, **SHAPES[shape])  # type: ignore[arg-type]
+    return with_gains(build(config, vocab_size, end, seed=5).eval(), "query_norm.weight", "key_norm.weight")
+
+
+def with_gains(model: Decoder, *endings: str) -> Decoder:
+    """Of norms of these names: gains of 1 would hide a norm in the wrong place."""
+    with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.endswith(("query_norm.weight", "key_norm.weight")):
+            if name.endswith(endings):
                 parameter.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(len(name)))
     return model
+
+
+def widened(ratio: int, *, tied: bool) -> Decoder:
+    """A model that was trained with another width's learning rate."""
+    config = ModelConfig(layers=2, width=96, heads=6, kv_heads=2, tie_embeddings=tied, base_width=96 // ratio)
+    return with_gains(build(config, 300, 0, seed=5).eval(), "norm.weight")
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +120,43 @@ def test_transformers_computes_our_logits(shape: str, tmp_path: Path) -> None:
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
     assert expected.std() > 0.1, "the bound above must mean something"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "tied", "precision"),
+    [
+        *[(ratio, tied, torch.float32) for ratio in (4, 3) for tied in (False, True)],
+        (4, False, torch.bfloat16),
+    ],
+)
+@torch.inference_mode()
+def test_logits_divided_by_a_ratio_of_widths_are_what_transformers_computes(
+    ratio: int, tied: bool, precision: torch.dtype, tmp_path: Path
+) -> None:
+    """What was saved in bf16 is computed in fp32 here, or its own rounding would hide ours."""
+    from transformers import AutoModelForCausalLM
+
+    ours = widened(ratio, tied=tied).to(precision)
+    theirs = AutoModelForCausalLM.from_pretrained(exported(tmp_path, ours, trained()), dtype=torch.float32)
+    tokens_BT = torch.randint(1, 300, (4, CONTEXT))
+    tokens_BT[:, 0] = 0
+    expected = ours.float()(tokens_BT)
+    torch.testing.assert_close(theirs(tokens_BT).logits, expected, rtol=1e-4, atol=2e-5)
+    assert expected.std() > 0.1, "the bound above must mean something"
+    if ratio == 4:
+        assert torch.equal(theirs.model.norm.weight * ratio, ours.norm.weight), "a power of two rounds nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("by", [3, 4, 0.75, 48 / 7])
+def test_gains_are_divided_as_torch_divides(dtype: torch.dtype, by: float) -> None:
+    """bf16 comes with each of its numbers, so with each tie between two and with those next to 0."""
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32)
+    numbers = bits.to(torch.int16).view(torch.bfloat16).to(dtype)
+    numbers = numbers[numbers.abs() < torch.finfo(dtype).max / 2]
+    name = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[dtype]
+    found = divided(numbers.view(torch.uint8).numpy().tobytes(), name, by)
+    assert torch.equal(torch.frombuffer(bytearray(found), dtype=dtype), numbers / by)
 
 
 @torch.inference_mode()
@@ -163,13 +212,12 @@ def test_what_is_no_llama_is_refused(tmp_path: Path) -> None:
     weights["blocks.0.attention.query_norm.weight"] = weights.pop("blocks.1.mlp.up.weight").clone()
     save_file(weights, tmp_path / "odd.safetensors")
     with pytest.raises(Mistake, match=r"blocks\.0\.attention\.query_norm\.weight, blocks\.1\.mlp\.up\.weight"):
-        write_weights(tmp_path / "odd.safetensors", tmp_path / "out", llama_names(model.config))
+        write_weights(tmp_path / "odd.safetensors", tmp_path / "out", model.config)
 
 
-@pytest.mark.parametrize("option", [{"logit_soft_cap": 30.0}, {"base_width": 8}])
-def test_an_option_that_no_layout_has_is_refused_in_one_line(option: dict[str, Any]) -> None:
-    with pytest.raises(Mistake, match=rf"^model\.{next(iter(option))}: .* cannot be exported$"):
-        llama_names(ModelConfig(layers=1, width=16, heads=2, **option))
+def test_an_option_that_no_layout_has_is_refused_in_one_line() -> None:
+    with pytest.raises(Mistake, match=r"^model\.logit_soft_cap: .* cannot be exported$"):
+        llama_names(ModelConfig(layers=1, width=16, heads=2, logit_soft_cap=30.0))
 
 
 def test_every_field_of_the_model_was_thought_of() -> None:
