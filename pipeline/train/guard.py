@@ -21,6 +21,7 @@ from typing import Literal
 from data_prep.files import read_record
 from pipeline.config import GuardConfig
 from pipeline.data.position import Window
+from pipeline.errors import Mistake
 
 MAD_TO_DEVIATION = 1.4826
 """Of a normal distribution: its standard deviation over its median absolute deviation (Hampel, 1974)."""
@@ -135,5 +136,12 @@ class Guard:
 
 
 def read_guard(path: Path) -> GuardState:
-    """The state that a run's guard has left, or the first one."""
-    return read_record(GuardState, path) if path.exists() else GuardState()
+    """The state that a run's guard has left, or the first one. Raises Mistake if the file is torn or was edited into
+    none."""
+    try:
+        return read_record(GuardState, path) if path.exists() else GuardState()
+    except ValueError as error:
+        raise Mistake(
+            f"{error}; put the one of then back, or remove it: if the newest checkpoint has left data out, the next "
+            "start says what to write"
+        ) from error

@@ -22,7 +22,7 @@ from pipeline.data.mixture import Mixture
 from pipeline.data.order import Order, order_of_config
 from pipeline.data.position import Window
 from pipeline.data.trace import document_ids
-from pipeline.errors import PipelineError
+from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved
 from pipeline.train.guard import (
@@ -212,6 +212,17 @@ def test_by_the_time_a_rollback_is_recorded_what_it_sets_aside_is_on_disk(
     assert ("sync", "checkpoints") in done[renamed:recorded]
     assert steps_saved(training.run.checkpoints) == [0, 4]
     assert read_guard(training.run.guard) == GuardState(rollbacks=1, replay=Replay(first=5, last=9))
+
+
+@pytest.mark.parametrize("left", [b"", b'{"rollbacks": 1, "skip', b'{"skipped": [{"first": 32}]}', b"\xff"])
+def test_a_torn_or_edited_record_is_one_line_with_what_to_do(left: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "guard.json"
+    path.write_bytes(left)
+    with pytest.raises(
+        Mistake, match=rf"^{re.escape(str(path))} is not a GuardState record: .*; .* or remove it: "
+    ) as told:
+        read_guard(path)
+    assert "\n" not in str(told.value)
 
 
 def test_a_rollback_is_recorded_also_if_its_documents_cannot_be_told(tmp_path: Path) -> None:
