@@ -14,9 +14,10 @@ state files hold the optimizer's fp32 state in pieces that any world can read (`
 This module's reading half imports no torch.
 """
 
+import heapq
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from pipeline.config import ModelConfig, model_said
 from pipeline.data.position import Position
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.notice import GoOn, go_on
-from pipeline.workspace import step_of
+from pipeline.workspace import step_name, step_of
 
 RECORD_NAME = "checkpoint.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -74,15 +75,14 @@ def sealed(checkpoint: Checkpoint) -> Checkpoint:
 
 def steps_saved(folder: Path) -> list[int]:
     """Steps whose checkpoints are committed, ascending."""
-    return [step for step, path in _step_folders(folder) if (path / RECORD_NAME).is_file()]
+    return [step for step in step_folders(folder) if (folder / step_name(step) / RECORD_NAME).is_file()]
 
 
-def _step_folders(folder: Path) -> list[tuple[int, Path]]:
-    """Folders named as a committed checkpoint is, by ascending step."""
+def step_folders(folder: Path) -> list[int]:
+    """Steps that have a folder named as a committed checkpoint is, ascending."""
     if not folder.is_dir():
         return []
-    found = ((step_of(child.name), child) for child in folder.iterdir())
-    return sorted((step, child) for step, child in found if step is not None)
+    return sorted(step for child in folder.iterdir() if (step := step_of(child.name)) is not None)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -99,29 +99,48 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def verify_checkpoint(path: Path, only: Iterable[str] | None = None, *, between: GoOn = go_on) -> Checkpoint:
-    """Compares files with the record that covers them, as many at once as there are cores: all of them, or those named.
-    `between` is called before each, by threads.
+    """Compares a checkpoint's files with its record: all of them, or those named. Raises as `read_checkpoint` and
+    `verify_files`."""
+    checkpoint = read_checkpoint(path)
+    names = checkpoint.files if only is None else only
+    verify_files(path, {name: checkpoint.files[name] for name in names}, between=between)
+    return checkpoint
+
+
+def verify_files(path: Path, files: Mapping[str, FileRecord], *, between: GoOn = go_on) -> None:
+    """Compares files of a checkpoint with what they must be, as many at once as there are cores. `between` is called
+    before each, by threads.
 
     Raises CorruptCheckpoint naming the first by name that differs, PipelineError naming one that cannot be read; other
     files are not begun then.
     """
-    checkpoint = read_checkpoint(path)
 
     def verify(name: str) -> None:
         between()
         try:
-            _verify_file(path / name, checkpoint.files[name])
+            _verify_file(path / name, files[name])
         except OSError as error:
             raise _unreadable(path / name, error) from error
 
-    # Threads are enough: hashing releases Python's lock. The ranks wait meanwhile, so the cores are free.
+    # Threads are enough: hashing releases Python's lock. Nothing else goes on meanwhile, so the cores are free.
     pool = ThreadPoolExecutor(max_workers=num_cores(), thread_name_prefix="verify")
     try:
-        for _ in pool.map(verify, sorted(checkpoint.files if only is None else only)):
+        for _ in pool.map(verify, sorted(files)):
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return checkpoint
+
+
+def dealt(files: Mapping[str, FileRecord], num_shares: int) -> list[dict[str, FileRecord]]:
+    """Files in shares of much the same size: the largest first, each to the share that has the least so far. A share
+    may be empty."""
+    shares: list[dict[str, FileRecord]] = [{} for _ in range(num_shares)]
+    least = [(0, share) for share in range(num_shares)]
+    for name, file in sorted(files.items(), key=lambda one: (-one[1].size_bytes, one[0])):
+        size_bytes, share = heapq.heappop(least)
+        shares[share][name] = file
+        heapq.heappush(least, (size_bytes + file.size_bytes, share))
+    return shares
 
 
 def num_cores() -> int:
@@ -155,31 +174,3 @@ def set_aside(path: Path, why: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
     sync_folder(path.parent)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Newest:
-    """The newest checkpoint whose files all hold, and what there was to say on the way to it."""
-
-    step: int | None
-    damaged: tuple[str, ...] = ()
-    """What had to be passed over."""
-    doubts: tuple[str, ...] = ()
-    """Why there may be a newer one that is as good."""
-
-
-def newest_good(folder: Path, *, between: GoOn = go_on) -> Newest:
-    """Verifies from the newest backwards, and sets each bad folder aside as `*.corrupt` so that its step can be saved
-    anew. One without a record is bad too: a commit renames the folder with its record in it.
-
-    Raises PipelineError, and sets nothing aside, if a file cannot be read."""
-    damaged: list[str] = []
-    for step, path in reversed(_step_folders(folder)):
-        try:
-            verify_checkpoint(path, between=between)
-        except CorruptCheckpoint as error:
-            damaged.append(str(error))
-            set_aside(path, "corrupt")
-        else:
-            return Newest(step=step, damaged=tuple(damaged))
-    return Newest(step=None, damaged=tuple(damaged))

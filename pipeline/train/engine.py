@@ -5,8 +5,8 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -15,15 +15,13 @@ from torch import Tensor
 from cluster.meeting import while_all_come
 from cluster.world import World, world_env
 from pipeline.config import TrainConfig
-from pipeline.errors import HEADRACE_ERRORS, PipelineError, StoppedOnNotice
+from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import Decoder, initialise
 from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.placement import placement
 from pipeline.train.stragglers import Stopwatch
-
-Made = TypeVar("Made")
 
 
 def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
@@ -110,7 +108,12 @@ def seed_rank(train: TrainConfig, world: World) -> None:
     torch.manual_seed(train.seed + world.rank)
 
 
-def start_engine(model: Decoder, train: TrainConfig, world: World, zero: Mapping[str, Any] | None = None) -> Any:
+def start_engine(
+    model: Decoder,
+    train: TrainConfig,
+    world: World,
+    zero: Mapping[str, Any] | None = None,
+) -> Any:
     """Gives an outline its first weights, a function of `train.seed`, and hands it to DeepSpeed. The same engine type
     serves every ZeRO stage. `zero` overrides its own settings.
 
@@ -172,27 +175,3 @@ def train_step(engine: Any, batch: NDArray[Any]) -> tuple[Tensor, float, float]:
 def _grad_norm(engine: Any) -> Tensor | None:
     gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
     return torch.nn.utils.get_total_norm(gradients) if gradients else None
-
-
-def averaged(values: Tensor, world: World) -> list[float]:
-    """The mean of each value over the ranks, in one all-reduce."""
-    torch.distributed.all_reduce(values)
-    return [float(value) / world.size for value in values.tolist()]
-
-
-def from_main(make: Callable[[], Made], world: World) -> Made:
-    """What rank 0 makes, on all ranks. What it raises is raised on all of them, in its own words: nobody waits for one
-    that has failed. What is none of our errors is a PipelineError on the others, for it may not be pickled."""
-    made, failure = None, None
-    if world.is_main:
-        try:
-            made = make()
-        except Exception as error:
-            failure = error
-    ours = isinstance(failure, HEADRACE_ERRORS)
-    told = [(made, failure if ours or failure is None else PipelineError(f"rank 0: {failure!r}"))]
-    torch.distributed.broadcast_object_list(told)
-    [(made, theirs)] = told
-    if failed := failure or theirs:
-        raise failed
-    return cast(Made, made)

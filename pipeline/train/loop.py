@@ -1,7 +1,7 @@
 """The training loop.
 
-    join the world ──> build model and engine ──┬──> resume or save step 0 ──> step, judge, save ... ──> end
-                                                └────────────── roll back <─────────┘ a bad step
+    join the world ──┬──> find the newest good checkpoint ──> resume, or save step 0 ──> step, judge, save ... ──> end
+                     └────────────────────────────── roll back <───────────────────────────┘ a bad step
 
 What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run
 which cannot save finds out at once; later checkpoints are written beside training, and the end waits for the last; the
@@ -24,10 +24,11 @@ from pipeline.data.order import Order, order_of_config
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import outline
 from pipeline.monitor.journal import to_disk
-from pipeline.train.engine import averaged, from_main, in_world, seed_rank, set_learning_rate, start_engine, train_step
+from pipeline.train.collectives import averaged, from_main
+from pipeline.train.engine import in_world, seed_rank, set_learning_rate, start_engine, train_step
 from pipeline.train.feeding import check_corpus, loader_of
 from pipeline.train.guard import Figures, Guard, read_guard
-from pipeline.train.resume import describe, resume
+from pipeline.train.resume import describe, find, resume
 from pipeline.train.rollback import act, recent_figures
 from pipeline.train.saving import Saver
 from pipeline.train.schedule import learning_rate, progress
@@ -45,17 +46,19 @@ def train(training: Training) -> None:
     with watchdog_of(training) as watchdog, in_world(world):
         training.notice.watch(run.stop)  # all have met, so rank 0 has removed one that was meant for an earlier start
         seed_rank(config.train, world)
+        step = find(training)
         model = outline(config.model, training.manifest.vocab_size, training.manifest.end_of_text_id)
         engine = start_engine(model, config.train, world)
         beside = config.train.checkpoint.asynchronous
         with Saver(engine, run.checkpoints, world, training.tell, asynchronous=beside) as saver:
-            while not train_on(training, engine, saver, watchdog):
+            while not train_on(training, engine, saver, watchdog, step):
                 watchdog.restart()
+                step = find(training, begun=True)
 
 
-def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog) -> bool:
-    """From the newest good checkpoint to the last step; gives False if a bad step came, and all is ready to begin
-    again from behind it."""
+def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, step: int | None) -> bool:
+    """From the checkpoint of a step, or from the first weights, to the last step; gives False if a bad step came, and
+    all is ready to begin again from behind it."""
     config, world, tell = training.config, training.world, training.tell
     state = from_main(lambda: read_guard(training.run.guard), world)
     order = order_of_config(config, training.manifest, state.skipped)
@@ -65,8 +68,9 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog) 
             to_disk(training.run.metrics)  # the steps that led here come to disk before the checkpoint does
         saver.save(describe(training, order, step))
 
-    step = resume(training, engine, order)
-    if step is None:
+    if step is not None:
+        resume(training, engine, order, step)
+    else:
         tell(
             "start", run=config.name, config_digest=config.digest, world_size=world.size, total_steps=config.total_steps
         )

@@ -10,55 +10,54 @@ from pipeline.data.position import Position
 from pipeline.durable import remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
 from pipeline.notice import unless_told
-from pipeline.train.checkpoint import Checkpoint, Newest, read_checkpoint
-from pipeline.train.engine import from_main
+from pipeline.train.checkpoint import Checkpoint, read_checkpoint
+from pipeline.train.newest import newest_good
 from pipeline.train.saving import load
-from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.told import first_heard
 from pipeline.train.training import Training
 
 
-def resume(training: Training, engine: Any, order: Order) -> int | None:
-    """Loads the newest good checkpoint of both tiers, and gives its step; None if the run has none yet."""
-    config, run, world, tell = training.config, training.run, training.world, training.tell
-
-    def find() -> Newest | None:
-        """None if a notice comes: the other ranks wait to hear it."""
-        try:
-            return newest_of_tiers(
-                run, remote_run(config), between=unless_told(training.notice, "its checkpoint was looked for")
-            )
-        except StoppedOnNotice:
-            return None
-
-    newest = from_main(find, world)
-    if newest is None:
+def find(training: Training, *, begun: bool = False) -> int | None:
+    """The step of the newest good checkpoint of both tiers, which is here by now; what was found on the way to it is
+    said. None if the run has none yet: raises PipelineError if it has `begun`, or has some and none is good."""
+    run, world, tell = training.run, training.world, training.tell
+    go_on = unless_told(training.notice, "its checkpoint was looked for")
+    try:
+        newest = newest_good(run, remote_run(training.config), world, between=go_on)
+    except StoppedOnNotice:
         tell("notice", step=None, **first_heard(training.notice, world))
-        raise StoppedOnNotice(f"run {config.name} stopped on notice before it was loaded; run it again to resume")
+        raise
     for problem in newest.damaged:
         tell("guard", verdict="checkpoint_corrupt", problem=problem)
     for problem in newest.doubts:
         tell("guard", verdict="remote_doubt", problem=problem)
-    if newest.step is None:
-        if problems := newest.damaged + newest.doubts:
-            raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(problems)}")
-        return None
-    path = run.checkpoint(newest.step)
+    if newest.step is None and (problems := newest.damaged + newest.doubts):
+        raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(problems)}")
+    if newest.step is None and begun:
+        raise PipelineError(
+            f"{run.checkpoints}: the checkpoints that were here are gone; nothing is left to go on from"
+        )
+    return newest.step
+
+
+def resume(training: Training, engine: Any, order: Order, step: int) -> None:
+    """Loads the checkpoint of a step, which has been found good."""
+    config, run, world = training.config, training.run, training.world
+    path = run.checkpoint(step)
     checkpoint = read_checkpoint(path)
-    expected = order.position(config.batches.first(newest.step))
+    expected = order.position(config.batches.first(step))
     if problem := misfit(checkpoint, config.digest, expected, run.guard):
         raise Mistake(f"{path} {problem}")
     load(engine, path, checkpoint, world)
-    tell(
+    training.tell(
         "resume",
-        step=newest.step,
+        step=step,
         checkpoint=checkpoint.digest,
         world_size=world.size,
         zero_stage=config.train.zero.stage,
         sequence_parallel=config.train.sequence_parallel,
         saved_by={"world_size": checkpoint.world_size, "zero_stage": checkpoint.zero_stage},
     )
-    return newest.step
 
 
 def misfit(checkpoint: Checkpoint, config_digest: str, expected: Position, guard: Path) -> str:

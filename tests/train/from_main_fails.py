@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from cluster.world import world_from_env
 from pipeline.errors import Mistake
-from pipeline.train.engine import from_main
+from pipeline.train.collectives import from_main
 
 
 def refuse() -> None:

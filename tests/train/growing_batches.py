@@ -16,7 +16,8 @@ import torch
 from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
 from pipeline.model.decoder import build, outline
-from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.collectives import averaged
+from pipeline.train.engine import join_world, set_learning_rate, start_engine, train_step
 from pipeline.train.optim import optimizer_of
 
 ACCUMULATIONS = (1, 1, 1, 3, 3, 4, 2, 1, 4)

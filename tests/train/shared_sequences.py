@@ -16,7 +16,8 @@ from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
 from pipeline.data.order import rank_positions
 from pipeline.model.decoder import outline
-from pipeline.train.engine import averaged, join_world, set_learning_rate, start_engine, train_step
+from pipeline.train.collectives import averaged
+from pipeline.train.engine import join_world, set_learning_rate, start_engine, train_step
 
 VOCAB, END_OF_TEXT, T, RATE = 97, 0, 32, 1e-2
 SIZES = (8, 8, 16, 8, 16)

@@ -18,10 +18,21 @@ from hypothesis import strategies as st
 from data_prep.files import write_record
 from pipeline.errors import CorruptCheckpoint, PipelineError
 from pipeline.monitor.journal import read_journal
-from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, newest_good, sealed, steps_saved, verify_checkpoint
+from pipeline.train.checkpoint import (
+    RECORD_NAME,
+    WEIGHTS_NAME,
+    FileRecord,
+    dealt,
+    sealed,
+    steps_saved,
+    verify_checkpoint,
+)
+from pipeline.train.newest import Newest, newest_good
 from pipeline.train.snapshot import write_tensors
+from pipeline.workspace import RunFolder
 from tests.disk import record_disk
 from tests.train.small_runs import (
+    ALONE,
     RECORD,
     config_tree,
     run_ranks,
@@ -32,6 +43,7 @@ from tests.train.small_runs import (
 )
 
 TROUBLED = Path(__file__).with_name("troubled_small.py")
+VERIFYING = Path(__file__).with_name("verifying_ranks.py")
 RECORDED = Path(__file__).with_name("recorded_small.py")
 Troubled = Callable[..., tuple[Path, int, str]]
 
@@ -65,16 +77,20 @@ def test_any_damaged_file_is_named_and_the_one_before_is_used(checkpoints: Path,
     names = sorted(verify_checkpoint(newest).files)
     assert len(names) >= 3
     for name in [*names, RECORD_NAME]:
-        copy = checkpoints.parent / f"copy-{damage}-{name.replace('/', '-')}"
+        copy = checkpoints.parent / f"copy-{damage}-{name.replace('/', '-')}/checkpoints"
         shutil.copytree(checkpoints, copy)
         harm(copy / newest.name / name, damage)
         if (copy / newest.name / RECORD_NAME).exists():
             with pytest.raises(CorruptCheckpoint, match=Path(name).name):
                 verify_checkpoint(copy / newest.name)
-        found = newest_good(copy)
+        found = newest_in(copy)
         assert found.step == 2, name
         assert [Path(name).name in problem for problem in found.damaged] == [True], "loudly"
         assert not (copy / newest.name).exists(), "set aside, so that step 4 can be saved anew"
+
+
+def newest_in(checkpoints: Path) -> Newest:
+    return newest_good(RunFolder(path=checkpoints.parent), None, ALONE)
 
 
 def harm(path: Path, how: str) -> None:
@@ -126,7 +142,7 @@ def test_whatever_byte_of_whatever_file_is_damaged_the_one_before_is_used_and_it
     (newest / name).write_bytes({"truncate": data[:place], "append": data + b" "}.get(damage, data))
     if damage == "delete":
         (newest / name).unlink()
-    found = newest_good(folder)
+    found = newest_in(folder)
     if found.step == 4:  # JSON may be written in several ways: 1e-5 is 1E-5, and its last newline may be gone
         assert name == RECORD_NAME
         assert damage in ("flip", "append") or data[place:] == b"\n"
@@ -156,17 +172,57 @@ def test_a_file_that_cannot_be_read_just_now_condemns_no_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", opened)
         with pytest.raises(PipelineError, match=f"{name} cannot be read .Stale file handle.; run it again") as raised:
-            newest_good(folder)
+            newest_in(folder)
     assert not isinstance(raised.value, CorruptCheckpoint)
-    assert newest_good(folder).step == 4
+    assert newest_in(folder).step == 4
 
 
 def test_what_is_set_aside_is_so_on_disk(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path(shutil.copytree(written, tmp_path / "checkpoints"))
     harm(folder / "step-00000004" / WEIGHTS_NAME, "flip")
     done = record_disk(monkeypatch)
-    assert newest_good(folder).step == 2
+    assert newest_in(folder).step == 2
     assert done == [("rename", "step-00000004.corrupt"), ("sync", "checkpoints")]
+
+
+@pytest.mark.slow
+def test_ranks_verify_a_checkpoint_together_and_agree(written: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(written / "step-00000004", tmp_path / "step-00000004"))
+    process = start_script(VERIFYING, path, tmp_path, ranks=2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    zero, one = ([line.split(" ") for line in (tmp_path / f"rank-{rank}").read_text().splitlines()] for rank in (0, 1))
+    assert sorted(zero[0][:-1] + one[0][:-1]) == sorted(KINDS), "each file once"
+    assert abs(len(zero[0]) - len(one[0])) <= 1
+    shared = one[0][:-1]
+
+    def ends(turn: int) -> set[str]:
+        return {" ".join(word for word in rank[turn] if word not in KINDS) for rank in (zero, one)}
+
+    assert ends(0) == {"good"}
+    assert ends(1) == {"StoppedOnNotice: told"}, "on both, though only one was told"
+    [alone] = ends(2)
+    assert alone.startswith(f"PipelineError: {path / shared[0]} does not match its recorded sha256")
+    assert "says rank 1, but rank 0 finds it whole" in alone
+    assert set(shared) <= set(zero[2]), "rank 0 has looked"
+    [damaged] = ends(3)
+    assert damaged.startswith("CorruptCheckpoint: ")
+    assert "does not match its recorded sha256; use another checkpoint" in damaged
+
+
+@given(sizes=st.lists(st.integers(0, 10**12), max_size=40), num_shares=st.integers(1, 9))
+def test_files_are_dealt_each_once_and_no_share_is_much_larger_than_it_must_be(
+    sizes: list[int], num_shares: int
+) -> None:
+    files = {f"{at:02d}": FileRecord(size_bytes=size, sha256="") for at, size in enumerate(sizes)}
+    shares = dealt(files, num_shares)
+    assert len(shares) == num_shares
+    assert sorted(name for share in shares for name in share) == sorted(files)
+    assert all(files[name] is file for share in shares for name, file in share.items())
+    largest = max(sum(file.size_bytes for file in share.values()) for share in shares)
+    fewest = max([sum(sizes) / num_shares, *sizes])
+    assert largest <= 4 / 3 * fewest + 1, "Graham, 1969: the largest first is within a third of the best"
+    assert shares == dealt(dict(reversed(files.items())), num_shares), "the same on all ranks"
 
 
 @pytest.mark.slow
@@ -208,10 +264,10 @@ def test_a_power_cut_leaves_no_checkpoint_without_the_steps_that_led_to_it(tmp_p
 
 @pytest.mark.slow
 def test_no_checkpoint_and_no_good_one_are_told_apart(checkpoints: Path, tmp_path: Path) -> None:
-    assert newest_good(tmp_path / "nothing").step is None
+    assert newest_in(tmp_path / "nothing/checkpoints").step is None
     for folder in checkpoints.iterdir():
         harm(folder / "model.safetensors", "flip")
-    found = newest_good(checkpoints)
+    found = newest_in(checkpoints)
     assert found.step is None
     assert len(found.damaged) == 3
 
@@ -237,7 +293,7 @@ def test_killed_while_it_writes_beside_training_the_one_before_is_used(troubled:
     assert code == -signal.SIGKILL, output
     assert steps_saved(checkpoints) == [0, 2, 4]
     assert (checkpoints / ".step-00000006.saving/state-00000.safetensors").stat().st_size > 0, "killed inside the write"
-    assert newest_good(checkpoints).step == 4
+    assert newest_in(checkpoints).step == 4
     run_ranks(tmp_path / "run.yaml", tmp_path / "corpus", "train.checkpoint.every_steps=8", ranks=1)
     assert steps_saved(checkpoints) == [0, 2, 4, 8]
     assert not list(checkpoints.glob(".*")), "the torn save is swept away"

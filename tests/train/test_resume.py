@@ -8,11 +8,10 @@ import pytest
 
 from cluster.signals import StopNotice
 from pipeline.config import load_config
-from pipeline.data.order import order_of_config
 from pipeline.data.position import Position, Window
 from pipeline.errors import PipelineError
 from pipeline.train import resume
-from pipeline.train.checkpoint import Newest
+from pipeline.train.newest import Newest
 from pipeline.train.resume import misfit
 from pipeline.train.training import Training
 from tests.train.small_runs import ALONE, RECORD, config_tree, small_corpus, write_config
@@ -52,11 +51,10 @@ def test_damage_is_told_from_what_only_may_be_newer(tmp_path: Path, monkeypatch:
         notice=StopNotice({}),
         tell=lambda kind, **figures: told.append({"kind": kind, **figures}),
     )
-    monkeypatch.setattr(resume, "from_main", lambda make, world: make())
     found = Newest(step=None, damaged=("step 4 is damaged",), doubts=("the store is away",))
-    monkeypatch.setattr(resume, "newest_of_tiers", lambda *rest, **how: found)
+    monkeypatch.setattr(resume, "newest_good", lambda *rest, **how: found)
     with pytest.raises(PipelineError, match="no good checkpoint is left: step 4 is damaged; the store is away"):
-        resume.resume(training, None, order_of_config(config, training.manifest))
+        resume.find(training)
     assert told == [
         {"kind": "guard", "verdict": "checkpoint_corrupt", "problem": "step 4 is damaged"},
         {"kind": "guard", "verdict": "remote_doubt", "problem": "the store is away"},

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Barrier
 
@@ -17,13 +18,15 @@ from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
 from pipeline.train import checkpoint
-from pipeline.train.checkpoint import RECORD_NAME, Newest, read_checkpoint, sealed, steps_saved, verify_checkpoint
+from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, sealed, steps_saved, verify_checkpoint
 from pipeline.train.guard import GuardState, Replay, read_guard
+from pipeline.train.newest import Newest, candidates, newest_good
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
-from pipeline.train.tiers import catch_up, missing_lines, newest_of_tiers
+from pipeline.train.tiers import catch_up, missing_lines
 from pipeline.train.upload import upload_checkpoint
 from tests.disk import record_disk
 from tests.stores import Outage, files_at, harm, memory_store, tree
+from tests.train.small_runs import ALONE
 from tests.train.stored_runs import NAMES, begun, run_at, save
 
 
@@ -42,13 +45,21 @@ def stored(remote: RemoteFolder, tmp_path: Path) -> RemoteFolder:
     return remote
 
 
+@given(here=st.sets(st.integers(0, 9)), there=st.sets(st.integers(0, 9)))
+def test_the_newest_is_tried_first_and_of_two_copies_the_one_here(here: set[int], there: set[int]) -> None:
+    order = [(one.step, one.is_here) for one in candidates(here, there)]
+    assert sorted(order) == sorted([*((step, True) for step in here), *((step, False) for step in there)])
+    for (step, _), (after, is_here) in pairwise(order):
+        assert step > after or (step == after and not is_here)
+
+
 def test_a_workspace_that_has_none_fetches_the_newest(stored: RemoteFolder, tmp_path: Path) -> None:
     run = run_at(tmp_path / "second")
-    assert newest_of_tiers(run, stored).step == 8
+    assert newest_good(run, stored, ALONE).step == 8
     assert verify_checkpoint(run.checkpoint(8)) == read_checkpoint(run_at(tmp_path / "first").checkpoint(8))
     assert steps_saved(run.checkpoints) == [8]
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000008"}
-    assert newest_of_tiers(run_at(tmp_path / "none"), None).step is None
+    assert newest_good(run_at(tmp_path / "none"), None, ALONE).step is None
     assert remote_steps(stored) == [8, 4, 0]
 
 
@@ -57,7 +68,7 @@ def test_what_is_fetched_is_on_disk_by_the_time_it_counts(
 ) -> None:
     run = run_at(tmp_path / "second")
     done = record_disk(monkeypatch)
-    assert newest_of_tiers(run, stored).step == 8
+    assert newest_good(run, stored, ALONE).step == 8
     came = max(at for at, one in enumerate(done) if one in [("rename", name) for name in NAMES])
     commit = done.index(("rename", "step-00000008"))
     assert ("sync", ".step-00000008.fetching") in done[came:commit]
@@ -71,7 +82,7 @@ def test_a_damaged_one_there_is_named_and_the_one_before_is_used(
 ) -> None:
     run = run_at(tmp_path / "second")
     harm(stored, f"checkpoints/step-00000008/{name}", how)
-    found = newest_of_tiers(run, stored)
+    found = newest_good(run, stored, ALONE)
     assert found.step == 4
     verify_checkpoint(run.checkpoint(4))
     if (name, how) == (RECORD_NAME, "delete"):
@@ -87,17 +98,17 @@ def test_what_was_damaged_there_is_stored_anew_though_its_record_is_the_same(
 ) -> None:
     run = run_at(tmp_path / "second")
     harm(stored, f"checkpoints/step-00000008/{NAMES[1]}", "flip")
-    assert newest_of_tiers(run, stored).step == 4
+    assert newest_good(run, stored, ALONE).step == 4
     save(run, 8)
     assert upload_note(run, stored, 8) == Upload(step=8, done=False, remote=stored.url)
     assert upload_checkpoint(run, stored, 8) is not None
-    assert newest_of_tiers(run_at(tmp_path / "third"), stored).step == 8
+    assert newest_good(run_at(tmp_path / "third"), stored, ALONE).step == 8
 
 
 def test_damage_here_is_mended_from_there(stored: RemoteFolder, tmp_path: Path) -> None:
     run = run_at(tmp_path / "first")
     (run.checkpoint(8) / NAMES[0]).write_bytes(b"")
-    found = newest_of_tiers(run, stored)
+    found = newest_good(run, stored, ALONE)
     assert found.step == 8
     assert len(found.damaged) == 1
     verify_checkpoint(run.checkpoint(8))
@@ -106,10 +117,10 @@ def test_damage_here_is_mended_from_there(stored: RemoteFolder, tmp_path: Path) 
 def test_the_newer_one_of_the_tiers_is_used(stored: RemoteFolder, tmp_path: Path) -> None:
     run = run_at(tmp_path / "second")
     save(run, 6)
-    assert newest_of_tiers(run, stored).step == 8
+    assert newest_good(run, stored, ALONE).step == 8
     run = run_at(tmp_path / "third")
     save(run, 12)
-    assert newest_of_tiers(run, stored).step == 12
+    assert newest_good(run, stored, ALONE).step == 12
     assert steps_saved(run.checkpoints) == [12]
 
 
@@ -118,10 +129,10 @@ def test_what_a_rollback_set_aside_here_does_not_come_back(stored: RemoteFolder,
     doubt_uploads(run, 3)
     for step in (4, 8):
         run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
-    found = newest_of_tiers(run, stored)
+    found = newest_good(run, stored, ALONE)
     assert (found.step, found.damaged) == (0, ())
     save(run, 4, "on other data")
-    assert newest_of_tiers(run, stored).step == 4
+    assert newest_good(run, stored, ALONE).step == 4
     write_record(run.guard, GuardState())
     stored.put("guard.json", run.guard)
     write_record(run.guard, GuardState(rollbacks=1))
@@ -137,7 +148,7 @@ def test_what_is_trained_again_to_the_same_bits_is_no_longer_set_aside(stored: R
     save(run, 8)
     assert upload_checkpoint(run, stored, 8) is not None
     prune(run.checkpoint(8))
-    assert newest_of_tiers(run, stored).step == 8
+    assert newest_good(run, stored, ALONE).step == 8
 
 
 @pytest.mark.parametrize(
@@ -157,7 +168,7 @@ def test_a_record_that_lies_brings_nothing(stored: RemoteFolder, tmp_path: Path,
     write_record(tmp_path / "lie.json", sealed(replace(honest, **change)))  # type: ignore[arg-type]
     stored.put(f"checkpoints/step-00000008/{RECORD_NAME}", tmp_path / "lie.json")
     run = run_at(tmp_path / "second")
-    found = newest_of_tiers(run, stored)
+    found = newest_good(run, stored, ALONE)
     assert found.step == 4
     assert len(found.damaged) == 1
     assert not list(tmp_path.rglob("*escaped*"))
@@ -178,12 +189,12 @@ def test_without_the_store_a_run_goes_on_from_what_it_has_and_says_so(
     run = run_at(tmp_path / "second")
     outage = Outage(monkeypatch)
     outage.broken = True
-    for ask in (catch_up, newest_of_tiers):
+    for ask in (catch_up, lambda run, remote: newest_good(run, remote, ALONE)):
         with pytest.raises(DataError, match="cannot be read: its store failed"):
             ask(run, stored)
     save(run, 2)
     catch_up(run, stored)
-    found = newest_of_tiers(run, stored)
+    found = newest_good(run, stored, ALONE)
     assert found.step == 2
     assert found.damaged == ()
     assert "whether it has a checkpoint newer than step 2 is not known" in found.doubts[0]
@@ -205,14 +216,14 @@ def test_a_fetch_that_was_broken_off_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(RemoteFolder, "fetch", failing)
         with pytest.raises(DataError, match="broken off"):
-            newest_of_tiers(run, stored)
+            newest_good(run, stored, ALONE)
     assert steps_saved(run.checkpoints) == []
     [coming] = run.checkpoints.iterdir()
     here = set(tree(coming)) - {RECORD_NAME}
     assert here
     for name in here:
         stored.remove(f"checkpoints/step-00000008/{name}")
-    assert newest_of_tiers(run, stored).step == 8, "what had come is not asked for again"
+    assert newest_good(run, stored, ALONE).step == 8, "what had come is not asked for again"
 
 
 @pytest.mark.parametrize("tier", ["local", "remote"])
@@ -227,10 +238,10 @@ def test_a_notice_between_two_files_ends_the_search(stored: RemoteFolder, tmp_pa
             raise StoppedOnNotice()
 
     with pytest.raises(StoppedOnNotice):
-        newest_of_tiers(run, stored, between=told)
+        newest_good(run, stored, ALONE, between=told)
     assert steps_saved(run.checkpoints) == ([0, 4, 8] if tier == "local" else [])
     assert tier == "remote" or tree(run.checkpoints) == before
-    assert newest_of_tiers(run, stored).step == 8
+    assert newest_good(run, stored, ALONE).step == 8
 
 
 # Another run of the same name.
@@ -263,7 +274,7 @@ def test_a_checkpoint_of_another_run_is_not_committed(remote: RemoteFolder, tmp_
     if pins is not None:
         remote.write("state.json", pins)
     catch_up(run, remote)
-    found = newest_of_tiers(run, remote)
+    found = newest_good(run, remote, ALONE)
     assert found.step is None
     assert "step-00000008 was made by another config or from another corpus" in found.damaged[0]
     assert steps_saved(run.checkpoints) == []
@@ -326,7 +337,7 @@ def test_a_checkpoint_that_came_after_the_journal_was_taken_over_is_left_for_the
     train(first, range(1, 5), saved_at=4)
     upload_checkpoint(first, remote, 4)
     catch_up(second, remote)
-    assert newest_of_tiers(second, remote).step == 4
+    assert newest_good(second, remote, ALONE).step == 4
     train(first, range(5, 9), saved_at=8)
     if away == "the store":
         upload_checkpoint(first, remote, 8)
@@ -337,12 +348,12 @@ def test_a_checkpoint_that_came_after_the_journal_was_taken_over_is_left_for_the
     else:
         catch_up(second, remote)
         upload_checkpoint(first, remote, 8)
-    found = newest_of_tiers(second, remote)
+    found = newest_good(second, remote, ALONE)
     assert found.step == 4
     assert "has a newer checkpoint whose journal was not there when this start took it over" in found.doubts[0]
     assert steps_saved(second.checkpoints) == [4]
     catch_up(second, remote)
-    assert newest_of_tiers(second, remote) == Newest(step=8)
+    assert newest_good(second, remote, ALONE) == Newest(step=8)
     assert [line["step"] for line in unbroken(read_journal(second.metrics))] == [*range(1, 9)]
 
 

@@ -16,7 +16,8 @@ from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune, store_last
 from pipeline.status import status_record, status_text
 from pipeline.train import stored
-from pipeline.train.checkpoint import RECORD_NAME, Newest, verify_checkpoint
+from pipeline.train.checkpoint import RECORD_NAME, verify_checkpoint
+from pipeline.train.newest import Newest, newest_good
 from pipeline.train.stored import (
     Upload,
     doubt_uploads,
@@ -26,12 +27,11 @@ from pipeline.train.stored import (
     remove_stored,
     uploaded_steps,
 )
-from pipeline.train.tiers import newest_of_tiers
 from pipeline.train.upload import Uploader, upload_checkpoint
 from pipeline.train.writer import take_over
 from pipeline.workspace import RunFolder, open_workspace
 from tests.stores import Outage, files_at, memory_store, tree
-from tests.train.small_runs import config_tree, write_config
+from tests.train.small_runs import ALONE, config_tree, write_config
 from tests.train.stored_runs import NAMES, Said, begun, run_at, save
 
 
@@ -107,10 +107,10 @@ def test_broken_off_at_any_file_there_is_no_checkpoint_yet(
         with pytest.raises(DataError, match="broken off"):
             upload_checkpoint(run, remote, 4)
     assert remote_digest(remote, 4) is None
-    assert newest_of_tiers(run_at(tmp_path / "second"), remote) == Newest(step=0)
+    assert newest_good(run_at(tmp_path / "second"), remote, ALONE) == Newest(step=0)
     assert uploaded_steps(run, remote) == {0}
     assert upload_checkpoint(run, remote, 4) is not None
-    assert newest_of_tiers(run_at(tmp_path / "third"), remote).step == 4
+    assert newest_good(run_at(tmp_path / "third"), remote, ALONE).step == 4
     assert upload_checkpoint(run, remote, 4) is None, "it is there already"
 
 
@@ -142,7 +142,7 @@ def test_a_checkpoint_that_is_pruned_while_it_is_stored_is_stored_whole(
         prune(run.checkpoint(0))
         gate.opened.set()
     second = run_at(tmp_path / "second")
-    assert newest_of_tiers(second, remote).step == 0
+    assert newest_good(second, remote, ALONE).step == 0
     assert tree(second.checkpoint(0)) == before
     assert [line["step"] for line in said] == [0]
 
@@ -210,7 +210,7 @@ def test_a_rollback_while_the_record_is_sent_leaves_no_note_that_it_is_stored(
         gate.opened.set()
     assert remote_digest(remote, 8) is not None, "it was on its way"
     assert uploaded_steps(run, remote) == {4}
-    assert newest_of_tiers(run, remote).step == 4
+    assert newest_good(run, remote, ALONE).step == 4
     with Uploader(run, remote, said, grace_s=60) as uploader:
         uploader.heard("resume", {"step": 4})
     assert remote_steps(remote) == [4]
