@@ -103,7 +103,7 @@ def outline(config: ModelConfig, vocab_size: int, end_of_text_id: int) -> Decode
     return model
 
 
-def initialise(model: Decoder, seed: int, place: Place = lambda parameter: None) -> None:
+def initialise(model: Decoder, seed: int | None, place: Place = lambda parameter: None) -> None:
     """Gives an outline its first weights, the same on every rank: a function of the config and the seed alone.
 
     One generator draws all parameters in order, one at a time, so what `place` does with one decides how much is held
@@ -112,22 +112,28 @@ def initialise(model: Decoder, seed: int, place: Place = lambda parameter: None)
     Matrices and embeddings are normal with variance 2 / (5 × width) (Nguyen and Salazar, 2019), embedding and output
     layer by `base_width` if there is one (width.py); those that write into the residual stream are divided by
     sqrt(2 × layers), so that its variance does not grow with depth (GPT-2).
+
+    Without a seed all are 0, which takes no time: for weights that are loaded next.
     """
-    generator = torch.Generator().manual_seed(seed)
-    config = model.config
+    generator = torch.Generator().manual_seed(seed or 0)
     for name, parameter in model.named_parameters():  # a tied weight appears once
-        drawn = torch.empty(parameter.shape)
-        if parameter.ndim < 2:
+        drawn = torch.zeros(parameter.shape)
+        if seed is not None and parameter.ndim < 2:
             drawn.fill_(1.0)
-        else:
-            hidden = name.startswith("blocks.")
-            std = math.sqrt(2 / (5 * (config.width if hidden else config.base_width or config.width)))
-            if name.endswith(("attention.out.weight", "mlp.down.weight")):
-                std /= math.sqrt(2 * config.layers)
-            drawn.normal_(0.0, std, generator=generator)
+        elif seed is not None:
+            drawn.normal_(0.0, first_deviation(name, model.config), generator=generator)
         fill_in(parameter, drawn)
         del drawn  # or it would live on beside what `place` makes of it
         place(parameter)
+
+
+def first_deviation(name: str, config: ModelConfig) -> float:
+    """The standard deviation of a matrix's first numbers."""
+    hidden = name.startswith("blocks.")
+    std = math.sqrt(2 / (5 * (config.width if hidden else config.base_width or config.width)))
+    if name.endswith(("attention.out.weight", "mlp.down.weight")):
+        std /= math.sqrt(2 * config.layers)
+    return std
 
 
 def fill_in(parameter: nn.Parameter, numbers: Tensor) -> None:

@@ -113,9 +113,12 @@ def start_engine(
     train: TrainConfig,
     world: World,
     zero: Mapping[str, Any] | None = None,
+    *,
+    first_weights: bool = True,
 ) -> Any:
     """Gives an outline its first weights, a function of `train.seed`, and hands it to DeepSpeed. The same engine type
-    serves every ZeRO stage. `zero` overrides its own settings.
+    serves every ZeRO stage. `zero` overrides its own settings. Without `first_weights` all are 0, for a checkpoint to
+    be loaded.
 
     A rank holds one parameter at most beyond what it keeps, in host and in device memory.
     """
@@ -127,7 +130,7 @@ def start_engine(
     settings["zero_optimization"] |= zero or {}
     optimizer = optimizer_of(model, train.optimizer)  # groups by shapes, and a parameter that has been cut has none
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
-        initialise(model, train.seed, placement(train, settings))
+        initialise(model, train.seed if first_weights else None, placement(train, settings))
         engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     return engine
 

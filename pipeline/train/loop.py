@@ -48,7 +48,7 @@ def train(training: Training) -> None:
         seed_rank(config.train, world)
         step = find(training)
         model = outline(config.model, training.manifest.vocab_size, training.manifest.end_of_text_id)
-        engine = start_engine(model, config.train, world)
+        engine = start_engine(model, config.train, world, first_weights=step is None)
         beside = config.train.checkpoint.asynchronous
         with Saver(engine, run.checkpoints, world, training.tell, asynchronous=beside) as saver:
             while not train_on(training, engine, saver, watchdog, step):

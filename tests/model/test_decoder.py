@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ModelConfig
 from pipeline.model.attention import document_mask, document_numbers
-from pipeline.model.decoder import Decoder, build
+from pipeline.model.decoder import Decoder, build, initialise, outline
 from pipeline.model.generate import generate
 from pipeline.model.layers import rotary, rotate
 from pipeline.model.loss import IGNORE, next_token_loss, next_token_targets
@@ -74,6 +74,14 @@ def test_first_weights_depend_on_the_seed_alone() -> None:
     torch.manual_seed(2)
     two = small()
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_without_a_seed_nothing_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 70B it takes minutes, and a checkpoint is loaded next."""
+    model = outline(ModelConfig(layers=1, width=32, heads=2), VOCAB, EOT)
+    monkeypatch.setattr(torch.Tensor, "normal_", None)
+    initialise(model, None)
+    assert not any(parameter.any() for parameter in model.parameters())
 
 
 def test_tied_embeddings_share_one_tensor() -> None:
