@@ -33,15 +33,43 @@ def tokenizer_json(data: bytes, where: str, end_of_text: str, pattern: str | Non
 
     `pattern` is for rank files alone: a key of `PATTERNS` or a regular expression. Raises DataMistake, naming `where`.
     """
-    if re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n", data):
+    if _is_ranks(data):
         made = from_ranks(data, where, end_of_text, pattern)
     elif pattern is not None:
         raise DataMistake(f"tokenizer.pattern: {where} is no tiktoken rank file and brings its own; leave it out")
-    elif data.startswith(b"\n") and not data.lstrip().startswith(b"{"):
+    elif _is_sentencepiece(data):
         made = from_sentencepiece(data, where)
     else:
         return data
     return json.dumps(made, ensure_ascii=False).encode()
+
+
+def num_tokens(data: bytes, where: str, end_of_text: str, pattern: str | None = None) -> int:
+    """The size of a tokenizer's vocabulary, special tokens included, from its file of any kind: 0.3 s for 200,000,
+    where `tokenizer_json` takes many. Raises DataMistake, naming `where`, if the file does not tell."""
+    if _is_ranks(data):
+        num_ranks = len(_read_ranks(data, where))
+        return num_ranks + len(_specials(num_ranks, where, end_of_text, pattern))
+    if _is_sentencepiece(data):
+        return len(_whole_model(data, where)[0])
+    try:
+        tree = json.loads(data)
+        vocab = tree["model"]["vocab"]
+        ids = range(len(vocab)) if isinstance(vocab, list) else vocab.values()  # Unigram: (token, score) by id
+        return int(max([*ids, *(token["id"] for token in tree.get("added_tokens") or ())])) + 1
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataMistake(
+            f"{where} is no Hugging Face tokenizer.json, tiktoken rank file or SentencePiece model "
+            f"({type(error).__name__}: {error}); give one that is"
+        ) from error
+
+
+def _is_ranks(data: bytes) -> bool:
+    return re.match(rb"[A-Za-z0-9+/]+=* [0-9]+\r?\n", data) is not None
+
+
+def _is_sentencepiece(data: bytes) -> bool:
+    return data.startswith(b"\n") and not data.lstrip().startswith(b"{")
 
 
 # --- tiktoken
@@ -195,10 +223,7 @@ def from_sentencepiece(data: bytes, where: str) -> Json:
     pieces (the standard library's source). Where the character map changes a character, accents behind it may join it
     or change places (a ligature fi and an acute).
     """
-    try:
-        pieces, trainer, normalizer = _read_model(data)
-    except (ValueError, IndexError, TypeError, AttributeError, struct.error) as error:
-        raise DataMistake(f"{where} is cut off or no tokenizer ({error}); give a whole SentencePiece .model") from error
+    pieces, trainer, normalizer = _whole_model(data, where)
     kind = trainer.get(3, UNIGRAM)
     if problem := _problem(pieces, trainer, normalizer):
         raise DataMistake(f"{where}: {problem}, which a tokenizer.json cannot say exactly; give another tokenizer")
@@ -214,6 +239,14 @@ def from_sentencepiece(data: bytes, where: str) -> Json:
         "decoder": _decoder(normalizer),
         "model": _merging(pieces, bool(trainer.get(35))) if kind == BPE else _unigram(pieces, bool(trainer.get(35))),
     }
+
+
+def _whole_model(data: bytes, where: str) -> tuple[list[Piece], Fields, Fields]:
+    """As `_read_model`. Raises DataMistake if the file is none."""
+    try:
+        return _read_model(data)
+    except (ValueError, IndexError, TypeError, AttributeError, struct.error) as error:
+        raise DataMistake(f"{where} is cut off or no tokenizer ({error}); give a whole SentencePiece .model") from error
 
 
 def _read_model(data: bytes) -> tuple[list[Piece], Fields, Fields]:

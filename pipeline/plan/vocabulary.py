@@ -1,6 +1,5 @@
 """How large the vocabulary is, before there is a corpus or after."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,8 @@ class Vocabulary:
 
 def find_vocabulary(config: RunConfig, workspace: Workspace, told: int | None) -> Vocabulary:
     """What the user says; else the corpus that the run trains on; else one built from the same config; else what the
-    tokenizer's config promises. Lists no inputs and builds nothing. Raises Mistake if none of them knows."""
+    tokenizer's config promises. Lists no inputs and builds nothing. Raises Mistake if none of them knows, DataMistake
+    for a file that is no tokenizer."""
     if told is not None:
         return Vocabulary(size=told, source="--vocab-size")
     state = read_state(workspace.run(config.name))
@@ -38,7 +38,11 @@ def find_vocabulary(config: RunConfig, workspace: Workspace, told: int | None) -
     if tokenizer.train is not None:
         return Vocabulary(size=tokenizer.train.vocab_size, source="data.tokenizer.train.vocab_size")
     if tokenizer.path is not None and Path(tokenizer.path).is_file():
-        return Vocabulary(size=_tokens_in(Path(tokenizer.path)), source=tokenizer.path)
+        from data_prep.tokenizer_files import num_tokens
+
+        data = Path(tokenizer.path).read_bytes()
+        size = num_tokens(data, tokenizer.path, tokenizer.end_of_text, tokenizer.pattern)
+        return Vocabulary(size=size, source=tokenizer.path)
     raise Mistake(
         f"data.tokenizer.path: {tokenizer.path} is not here to count its tokens; give the number with --vocab-size"
     )
@@ -59,10 +63,3 @@ def _built_corpora(config: RunConfig, workspace: Workspace) -> dict[str, int]:
             if manifest.config_digest == wanted:
                 found[folder.name] = manifest.vocab_size
     return found
-
-
-def _tokens_in(path: Path) -> int:
-    """Highest id + 1 of a Hugging Face `tokenizer.json`."""
-    tree = json.loads(path.read_text())
-    ids = [*tree["model"]["vocab"].values(), *(token["id"] for token in tree.get("added_tokens", ()))]
-    return int(max(ids)) + 1

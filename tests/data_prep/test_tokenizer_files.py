@@ -24,7 +24,7 @@ from data_prep.clean import clean
 from data_prep.errors import DataMistake
 from data_prep.small import byte_tokenizer
 from data_prep.tokenizer import EXACT, FAST, Encoder, TokenizerFacts, byte_alphabet, describe, train
-from data_prep.tokenizer_files import PATTERNS, tokenizer_json
+from data_prep.tokenizer_files import PATTERNS, num_tokens, tokenizer_json
 
 END = "<|endoftext|>"
 LIBRARY = Path(os.__file__).parent
@@ -146,7 +146,7 @@ def test_the_end_of_text_of_a_published_encoding_has_its_id(
     monkeypatch.setitem(PATTERNS, name, replace(published, num_ranks=len(ranks)))
     facts, _ = loaded(tokenizer_json(data, "here", end_of_text, name), end_of_text)
     assert facts.end_of_text_id - len(ranks) + published.num_ranks == end_id
-    assert facts.vocab_size == facts.end_of_text_id + 1
+    assert facts.vocab_size == facts.end_of_text_id + 1 == num_tokens(data, "here", end_of_text, name)
     with pytest.raises(
         DataMistake, match=f"is {name}, where '<eos>' ends no document; give {re.escape(repr(end_of_text))}"
     ):
@@ -179,6 +179,15 @@ def test_rank_files_that_cannot_be(data: bytes, pattern: str | None, message: st
 def test_a_tokenizer_json_is_left_as_it_is() -> None:
     assert tokenizer_json(byte_tokenizer(), "here", END) == byte_tokenizer()
     assert tokenizer_json(b"\n" + byte_tokenizer(), "here", END) == b"\n" + byte_tokenizer()
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"{}", b'{"model": {"vocab": {}}}', b"\x80\x00", b"\n"])
+def test_what_is_no_tokenizer_has_no_size(data: bytes) -> None:
+    with pytest.raises(
+        DataMistake, match=r"^here is (no Hugging Face tokenizer.json|cut off or no tokenizer)"
+    ) as caught:
+        num_tokens(data, "here", END)
+    assert "\n" not in str(caught.value)
 
 
 # --- SentencePiece
@@ -217,6 +226,8 @@ def test_ids_are_those_of_sentencepiece(name: str) -> None:
     facts, encoders = loaded(tokenizer_json(trained(name), "here", "</s>"), "</s>")
     assert facts.backend == (FAST if name in {"llama", "gemma"} else EXACT)
     assert (facts.end_of_text_id, facts.vocab_size) == (model.eos_id(), model.vocab_size())
+    for data in (trained(name), tokenizer_json(trained(name), "here", "</s>")):
+        assert num_tokens(data, "here", "</s>") == facts.vocab_size
 
     @settings(deadline=None)
     @given(TEXTS)
