@@ -13,6 +13,11 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 REMOTE = re.compile(r"(file://|local://)?/+[^/].*|(?!file:|local:)[a-z0-9+.-]+://[^/].*")
 """A path from the root, or a URL with a host or bucket: what is relative is another place for each working folder."""
 
+MAX_SEED = 2**63 - 1
+"""Keys of 64 bits are made of it, and each rank adds its number."""
+MAX_TIMEOUT_S = 1e9
+"""Thirty years. Beyond 9e9 the system's clocks overflow."""
+
 
 def check(config: RunConfig) -> None:
     """Raises Mistake where the parts of a config do not fit each other, before anything is started."""
@@ -41,10 +46,11 @@ def check(config: RunConfig) -> None:
     schedule = config.train.schedule
     if schedule.warmup_steps < 0:
         raise Mistake(f"train.schedule.warmup_steps: {schedule.warmup_steps} must not be negative; 0 is no warm-up")
-    if not schedule.final_lr_fraction >= 0:
-        raise Mistake(f"train.schedule.final_lr_fraction: {schedule.final_lr_fraction} must not be negative")
-    if not 0 <= schedule.decay_fraction <= 1:
-        raise Mistake(f"train.schedule.decay_fraction: {schedule.decay_fraction} must lie between 0 and 1")
+    for key in ("final_lr_fraction", "decay_fraction"):
+        if not 0 <= getattr(schedule, key) <= 1:
+            raise Mistake(f"train.schedule.{key}: {getattr(schedule, key)} must lie between 0 and 1")
+    if not 0 <= config.train.seed <= MAX_SEED:
+        raise Mistake(f"train.seed: {config.train.seed} must lie between 0 and {MAX_SEED}")
     if schedule.warmup_steps > config.total_steps:
         raise Mistake(
             f"train.schedule.warmup_steps: {schedule.warmup_steps} is more than the run's {config.total_steps} steps; "
@@ -91,7 +97,7 @@ def check_remote(config: RunConfig) -> None:
 
 def check_zero(config: RunConfig) -> None:
     """Raises Mistake for what DeepSpeed does not take together."""
-    train, zero, world_size = config.train, config.train.zero, config.world_size
+    train, zero = config.train, config.train.zero
     muon = train.optimizer.kind == "muon"
     off = ZeroConfig(stage=zero.stage)
     for key in ("offload_param", "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):
@@ -109,12 +115,6 @@ def check_zero(config: RunConfig) -> None:
         raise Mistake("train.zero.offload_optimizer: needs train.zero.stage=1 or more: stage 0 shards nothing")
     if zero.reduce_bucket_size is not None:
         _positive("train.zero.reduce_bucket_size", zero.reduce_bucket_size)
-    _positive("train.zero.zero_hpz_partition_size", zero.zero_hpz_partition_size)
-    if world_size % zero.zero_hpz_partition_size:
-        raise Mistake(
-            f"train.zero.zero_hpz_partition_size: {zero.zero_hpz_partition_size} must divide "
-            f"the run's {world_size} ranks"
-        )
     if muon and train.optimizer.gradient_clipping:
         raise Mistake(
             "train.optimizer.gradient_clipping: set it to 0 with train.optimizer.kind=muon: DeepSpeed would clip the "
@@ -151,13 +151,15 @@ def check_guard(guard: GuardConfig) -> None:
             f"train.guard.step_timeout_s: {guard.step_timeout_s} must be more than 0, "
             f"and not above train.guard.start_timeout_s, {guard.start_timeout_s}"
         )
+    if guard.start_timeout_s > MAX_TIMEOUT_S:
+        raise Mistake(f"train.guard.start_timeout_s: {guard.start_timeout_s} must be at most {MAX_TIMEOUT_S:.0f}")
 
 
 def check_model(model: ModelConfig) -> None:
-    """Raises Mistake if no such model can be built."""
+    """Raises Mistake if no such model can be built. Comparisons are such that nan fails them."""
     for key in ("layers", "width", "heads", "recompute_every"):
         _positive(f"model.{key}", getattr(model, key))
-    for key in ("loss_chunk_size", "base_width"):
+    for key in ("mlp_width", "loss_chunk_size", "base_width"):
         if getattr(model, key) is not None:
             _positive(f"model.{key}", getattr(model, key))
     if model.width % model.heads or (model.width // model.heads) % 2:
@@ -166,10 +168,13 @@ def check_model(model: ModelConfig) -> None:
         raise Mistake(
             f"model.kv_heads: {model.heads} heads cannot be shared by {model.kv_heads} key-value heads evenly"
         )
-    if model.logit_soft_cap is not None and model.logit_soft_cap <= 0:
+    for key, value in (("rope_theta", model.rope_theta), ("norm_eps", model.norm_eps)):
+        if not 0 < value < math.inf:
+            raise Mistake(f"model.{key}: {value} must be more than 0, and finite")
+    if model.logit_soft_cap is not None and not 0 < model.logit_soft_cap < math.inf:
         raise Mistake(f"model.logit_soft_cap: {model.logit_soft_cap} must be more than 0; leave it out for none")
-    if model.z_loss < 0:
-        raise Mistake(f"model.z_loss: {model.z_loss} must not be negative; 0 turns it off")
+    if not 0 <= model.z_loss < math.inf:
+        raise Mistake(f"model.z_loss: {model.z_loss} must not be negative, and finite; 0 turns it off")
 
 
 def batch_sizes(train: TrainConfig) -> dict[str, int]:
@@ -196,7 +201,12 @@ def check_sequence_parallel(config: RunConfig) -> None:
 
 
 def check_batch(train: TrainConfig, world_size: int) -> None:
-    """Raises Mistake if a global batch does not divide evenly over ranks and micro-batches."""
+    """Raises Mistake if a global batch does not divide evenly over ranks and micro-batches, or the ranks over the
+    groups that the config asks for."""
+    together = train.zero.zero_hpz_partition_size
+    _positive("train.zero.zero_hpz_partition_size", together)
+    if world_size % together:
+        raise Mistake(f"train.zero.zero_hpz_partition_size: {together} must divide the run's {world_size} ranks")
     if world_size % train.sequence_parallel:
         raise Mistake(
             f"train.sequence_parallel: {train.sequence_parallel} must divide the {world_size} ranks "

@@ -54,7 +54,21 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("train.optimizer.weight_decay=-0.1", r"train.optimizer.weight_decay: -0.1 must be 0 or more"),
         ("train.optimizer.betas=[0.9, 1]", r"train.optimizer.betas: 1.0 must be at least 0 and below 1"),
         ("train.schedule.warmup_steps=-1", r"train.schedule.warmup_steps: -1 must not be negative"),
-        ("train.schedule.final_lr_fraction=.nan", r"train.schedule.final_lr_fraction: nan must not be negative"),
+        ("train.schedule.final_lr_fraction=.nan", r"train.schedule.final_lr_fraction: nan must lie between 0 and 1"),
+        ("train.schedule.final_lr_fraction=2", r"train.schedule.final_lr_fraction: 2.0 must lie between 0 and 1"),
+        ("train.schedule.decay_fraction=-0.1", r"train.schedule.decay_fraction: -0.1 must lie between 0 and 1"),
+        ("train.seed=-1", r"train.seed: -1 must lie between 0 and 9223372036854775807"),
+        (f"train.seed={2**63}", r"train.seed: 9223372036854775808 must lie between 0 and"),
+        ("train.guard.start_timeout_s=.inf", r"train.guard.start_timeout_s: inf must be at most 1000000000"),
+        ("train.guard.start_timeout_s=1e12", r"train.guard.start_timeout_s: 1000000000000.0 must be at most"),
+        *((f"model.mlp_width={width}", rf"model.mlp_width: {width} must be at least 1") for width in (0, -64)),
+        *(
+            (f"model.{key}={value}", rf"model.{key}: {float(value.lstrip('.'))} must be more than 0")
+            for key in ("rope_theta", "norm_eps", "logit_soft_cap")
+            for value in ("-1", "0", ".nan", ".inf")
+        ),
+        ("model.z_loss=.nan", r"model.z_loss: nan must not be negative"),
+        ("model.z_loss=.inf", r"model.z_loss: inf must not be negative"),
         ("train.guard.loss_deviations=.nan", r"train.guard.loss_deviations: nan must not be negative"),
         ("train.checkpoint.upload_grace_s=.nan", r"train.checkpoint.upload_grace_s: nan must not be negative"),
         ("train.tokens=1e9", r"train.tokens: must be a whole number, but the value is '1e9'; write 1_000_000_000"),

@@ -1,5 +1,6 @@
 """The plan of a run: its arithmetic, its verdicts, its table, and the configs that come with headrace."""
 
+import base64
 import itertools
 import json
 from dataclasses import replace
@@ -296,6 +297,11 @@ def test_a_tokenizer_file_is_counted_and_a_missing_one_asks(tmp_path: Path) -> N
     tree["data"]["tokenizer"] = {"path": str(tmp_path / "corpus" / "tokenizer.json")}  # type: ignore[index]
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     assert find_vocabulary(config, Workspace(path=tmp_path / "ws"), None).size == 257
+    ranks = tmp_path / "bytes.tiktoken"
+    ranks.write_bytes(b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)))
+    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    assert find_vocabulary(config, Workspace(path=tmp_path / "ws"), None).size == 257
     tree["data"]["tokenizer"] = {"path": "s3://bucket/tokenizer.json"}  # type: ignore[index]
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     with pytest.raises(Mistake, match="--vocab-size"):
@@ -316,3 +322,11 @@ def test_the_verb(tmp_path: Path) -> None:
     code, error = failing("plan", CONFIGS / "7b.yaml", "--gpu", "tpu")
     assert code == 2
     assert "choose one of b200, h200" in error
+
+
+def test_other_gpus_than_the_configs_must_hold_its_groups_whole() -> None:
+    record = headrace("plan", CONFIGS / "70b.yaml", "--gpus", "64", "train.zero.zero_hpz_partition_size=8")
+    assert record["hardware"]["count"] == 64
+    code, error = failing("plan", CONFIGS / "70b.yaml", "--gpus", "4", "train.zero.zero_hpz_partition_size=8")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "train.zero.zero_hpz_partition_size: 8 must divide the run's 4 ranks" in error
