@@ -156,6 +156,15 @@ def restore(engine: Any, files: Iterable[Path]) -> None:
             engine.basic_optimizer.state[holder][MOMENTUM] = row.to(holder.device)
 
 
+def forget_gradients(engine: Any) -> None:
+    """Behind a step that was not made, its gradient being no number: with an offloaded optimizer at ZeRO stages 1 and 2
+    DeepSpeed keeps the sums that were to be its own, and adds the next step's to them, which are then no number either
+    (`DeepSpeedZeroOptimizer.step`, 0.19.8: they are dropped if nothing is offloaded)."""
+    if engine.zero_optimization_stage() in (1, 2) and getattr(engine.optimizer, "cpu_offload", False):
+        for group in engine.optimizer.averaged_gradients:
+            engine.optimizer.averaged_gradients[group] = None
+
+
 class Saved:
     """The state files of one checkpoint as one row of numbers a parameter. They stay mapped, and are read on demand."""
 

@@ -32,7 +32,7 @@ from data_prep.files import sync_folder, write_record
 from pipeline.errors import Mistake, PipelineError
 from pipeline.train import snapshot
 from pipeline.train.checkpoint import ENGINE_TAG, RECORD_NAME, WEIGHTS_NAME, Checkpoint, FileRecord, sealed
-from pipeline.train.elastic import restore, state_tensors, uses_muon
+from pipeline.train.elastic import forget_gradients, restore, state_tensors, uses_muon
 from pipeline.workspace import step_name
 
 Share = TypeVar("Share")
@@ -240,6 +240,7 @@ def load(engine: Any, path: Path, checkpoint: Checkpoint, world: World) -> None:
     At the world size and stage that saved it, training goes on bit by bit as if it had not stopped. Raises Mistake for
     a checkpoint of headrace 0.1.0 from another world, which kept DeepSpeed's own files.
     """
+    forget_gradients(engine)
     if any(name.startswith(f"{ENGINE_TAG}/") for name in checkpoint.files):
         _load_engine_files(engine, path, checkpoint, world)
     else:

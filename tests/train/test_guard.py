@@ -350,18 +350,51 @@ def test_bad_data_is_replayed_then_left_out_and_every_later_start_leaves_it_out_
 
 
 @pytest.mark.slow
-def test_a_bit_that_flips_on_one_rank_is_a_machines_fault_and_nothing_is_left_out(
-    config_path: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("how", ["stage 2, bf16", "stage 3, bf16"])
+def test_bad_data_is_left_out_at_every_stage_and_precision(how: str, config_path: Path, tmp_path: Path) -> None:
     corpus, run = tmp_path / "corpus", tmp_path / "ws/runs/small"
-    process = start_ranks(config_path, corpus, script=harm("flip", BAD_STEP))
+    config, manifest = load_config(config_path), read_manifest(corpus)
+    order = order_of_config(config, manifest)
+    poison(corpus, manifest, order, [BAD_STEP], 8)
+    run_ranks(config_path, corpus, *overrides(how))
+    assert guard_lines(run) == [("replay", BAD_STEP, BAD_STEP), ("skip", BAD_STEP, BAD_STEP)]
+    steps = [config.batches.positions(step) for step in range(STEPS + 1)]
+    assert digests(run) == [order.batch_digest(step) for at, step in enumerate(steps) if at != BAD_STEP - 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "where"),
+    [
+        ("stage 1, fp32", "weights"),
+        ("stage 1, bf16", "weights"),
+        ("stage 2, fp32, offloaded", "weights"),
+        ("stage 2, bf16, offloaded", "exp_avg"),
+        ("stage 3, fp32", "master"),
+        ("stage 3, bf16", "weights"),
+    ],
+)
+def test_a_bit_that_flips_on_one_rank_is_a_machines_fault_and_nothing_is_left_out(
+    how: str, where: str, config_path: Path, tmp_path: Path
+) -> None:
+    """What the optimizer keeps comes to the weights in that step, and shows in the next."""
+    corpus, run = tmp_path / "corpus", tmp_path / "ws/runs/small"
+    process = start_ranks(config_path, corpus, *overrides(how), script=harm(where, BAD_STEP))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert guard_lines(run) == [("replay", BAD_STEP, BAD_STEP), ("hardware", BAD_STEP, BAD_STEP)]
+    seen = BAD_STEP if where == "weights" else BAD_STEP + 1
+    assert guard_lines(run) == [("replay", seen, seen), ("hardware", seen, seen)]
     assert read_guard(run / "guard.json") == GuardState(rollbacks=1)
 
     clean = tmp_path / "clean.yaml"
     clean.write_text(config_path.read_text().replace(str(tmp_path / "ws"), str(tmp_path / "clean")))
-    run_ranks(clean, corpus)
+    run_ranks(clean, corpus, *overrides(how))
     assert digests(run) == digests(tmp_path / "clean/runs/small")
     assert final_weights(run) == final_weights(tmp_path / "clean/runs/small")
+
+
+def overrides(how: str) -> list[str]:
+    """`stage 2, bf16, offloaded` as the command line has it."""
+    stage, precision, *offloaded = how.split(", ")
+    words = [f"train.zero.stage={stage.split()[1]}", f"train.precision={precision}"]
+    return words + ["train.zero.offload_optimizer=cpu"] * len(offloaded)

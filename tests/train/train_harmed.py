@@ -1,9 +1,11 @@
 """One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
 
-flip: a bit of rank 1's weights flips before the CALLth step that this process takes, once. hang: rank 1 does not come
-to that step any more. stand: rank 0 does not. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that
-step once the journal says that rank 0 was told to stop. verify: rank 0 gets SIGTERM before that file of a checkpoint is
-verified.
+weights: a bit flips in what rank 1 computes with before the CALLth step that this process takes, once. master, exp_avg:
+in what rank 1's optimizer keeps. hang: rank 1 does not come to that step any more. stand: rank 0 does not. term: rank 1
+gets SIGTERM in that save. late: rank 1 comes to that step once the journal says that rank 0 was told to stop. verify:
+rank 0 gets SIGTERM before that file of a checkpoint is verified.
+
+At ZeRO stage 3 queries' matrices and larger ones are cut, and small ones lie whole on each rank, as in a large model.
 """
 
 import os
@@ -16,20 +18,45 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from pipeline.config import load_config
+from pipeline.config import TrainConfig, load_config
 from pipeline.monitor.journal import read_journal
-from pipeline.train import checkpoint, loop
+from pipeline.train import checkpoint, engine, loop
+from pipeline.train.elastic import pieces
+from pipeline.train.engine import zero_settings
 from pipeline.train.saving import Saver
 from pipeline.workspace import open_workspace
 from tests.train import train_small
 
+MATRIX = "blocks.1.attention.query.weight"
+"""Attention's softmax turns a number of 1e38 into one that is none. An MLP's would only drown the rest."""
 
-def flip(engine: Any, *rest: Any) -> None:
-    weights = [one for one in engine.module.parameters() if one.ndim == 2]
-    weights[len(weights) // 2].data.view(torch.int32).view(-1)[7] ^= (
-        1 << 30
-    )  # the exponent's highest bit: about 1e38 times as large
+
+def flip_weights(engine: Any, *rest: Any) -> None:
+    parameter: Any = dict(engine.module.named_parameters())[MATRIX]
+    flip(parameter.ds_tensor if hasattr(parameter, "ds_id") else parameter.data)
+
+
+def flip_master(engine: Any, *rest: Any) -> None:
+    [piece] = [piece for piece in pieces(engine) if piece.name == MATRIX]
+    flip(piece.of(piece.holder))
+
+
+def flip_exp_avg(engine: Any, *rest: Any) -> None:
+    [piece] = [piece for piece in pieces(engine) if piece.name == MATRIX]
+    flip(piece.of(engine.basic_optimizer.state[piece.holder]["exp_avg"]))
+
+
+def flip(numbers: Tensor) -> None:
+    """The exponent's highest bit of one of them: it is about 1e38 times as large."""
+    bits = numbers.view({2: torch.int16, 4: torch.int32}[numbers.element_size()]).view(-1)
+    bits[7] ^= 1 << (8 * numbers.element_size() - 2)
+
+
+def cutting_matrices(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
+    settings = zero_settings(train, num_parameters)
+    return settings | ({"stage3_param_persistence_threshold": 1000} if train.zero.stage == 3 else {})
 
 
 def hang(*rest: Any) -> None:
@@ -71,7 +98,9 @@ def before_call(number: int, rank: str, harm: Callable[..., None], function: Cal
 
 
 HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
-    "flip": (flip, loop, "train_step", "1"),
+    "weights": (flip_weights, loop, "train_step", "1"),
+    "master": (flip_master, loop, "train_step", "1"),
+    "exp_avg": (flip_exp_avg, loop, "train_step", "1"),
     "hang": (hang, loop, "train_step", "1"),
     "stand": (hang, loop, "train_step", "0"),
     "late": (late, loop, "train_step", "1"),
@@ -84,5 +113,6 @@ HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
 if __name__ == "__main__":
     kind, call, *arguments = sys.argv[1:]
     harm, owner, name, rank = HARMS[kind]
+    engine.zero_settings = cutting_matrices
     setattr(owner, name, before_call(int(call), rank, harm, getattr(owner, name)))
     raise SystemExit(train_small.main(*arguments))
