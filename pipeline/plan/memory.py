@@ -240,10 +240,10 @@ def unmoved_bytes(
             update=max(element * at_once, 4 * count if half else 0),  # the update is fed fp32 gradients
         )
     if stage == 1 and precision == "bf16" and not offload:
-        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank.
+        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank, and freed one by one.
         return States(
             weights=2 * count,
-            gradients=(2 + 4) * count,
+            gradients=4 * count,
             optimizer=12 * share,
             held=0,
             update=(4 + 2) * at_once,  # the flat fp32 bucket, and bf16 to send it in

@@ -35,12 +35,19 @@ def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": train.optimizer.gradient_clipping,
         # A norm that is not a number is told as infinite, and its update not made; without it, as DeepSpeed's -1.
-        "bf16": {"enabled": train.precision == "bf16", "check_grad_overflow": True},
+        # Each bf16 gradient is added to its fp32 sum as it comes, and freed: else all of them are kept, and set to 0
+        # and added to once more in every micro-batch. The sums are the same to the bit.
+        "bf16": {
+            "enabled": train.precision == "bf16",
+            "check_grad_overflow": True,
+            "immediate_grad_update": True,
+        },
         "zero_optimization": zero_settings(train, num_parameters),
         "zero_allow_untested_optimizer": train.optimizer.kind == "muon",  # its own, but only tested when it makes it
         "zero_force_ds_cpu_optimizer": False,  # ours is torch's fused AdamW: no extension to compile
         "steps_per_print": 2**62,
         "wall_clock_breakdown": False,
+        "timers": {"throughput": {"enabled": False}},  # it waits for the device twice in every micro-batch
     }
     if train.zero.stage > 0:  # without sharding DeepSpeed accumulates in the model's own precision only
         settings["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -168,8 +168,9 @@ def test_the_table_is_80_columns_wide(name: str, colour: bool) -> None:
 
 
 def test_the_table_says_what_would_fit() -> None:
-    assert "✓ Fits: 76% of the 130 GB" in render(plan_named("7b"))
-    assert "train.zero.stage=2 fits." in render(plan_named("7b", gpu="h100"))
+    assert "✓ Fits: 66% of the 130 GB" in render(plan_named("7b"))
+    assert "train.micro_batch_size=1 fits." in render(plan_named("7b", gpu="h100"))
+    assert "train.zero.stage=2 fits." in render(plan_named("7b", "train.zero.stage=0", gpu="h100"))
     smaller = render(plan_named("1b", "train.micro_batch_size=16", gpu="h100"))
     assert "train.micro_batch_size=8 fits." in smaller  # 13 would fit, and divides nothing
     assert "Nor does another stage" in render(plan_named("7b", gpu="a100-40gb"))
