@@ -467,7 +467,7 @@ def sample(
     prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
     tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
-    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0, max=2**63 - 1)] = 0,
     step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
     as_json: AsJson = False,
 ) -> None:

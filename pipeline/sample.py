@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pipeline.config import RunConfig
+from pipeline.errors import Mistake
 from pipeline.evaluate.stage import pick_step
 from pipeline.promote.registry import read_alias
 from pipeline.runs import trained_tokenizer
@@ -25,6 +26,10 @@ def sample_text(
 ) -> str:
     """What the checkpoint writes after the prompt. Its weights are verified first. Raises CorruptCheckpoint or
     Mistake."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # the bytes of another encoding, as Python holds them
+        raise Mistake(f"--prompt: {prompt!r} is no UTF-8 text; set the terminal's encoding to UTF-8") from error
     path = checkpoint_to_sample(config, workspace, step)
     checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
     tokenizer_path = trained_tokenizer(workspace, checkpoint.corpus, checkpoint.tokenizer_sha256)

@@ -59,5 +59,7 @@ def choose(logits_V: Tensor, temperature: float, top_k: int, generator: torch.Ge
     logits_V = logits_V.float().cpu()
     if temperature == 0:
         return int(logits_V.argmax())
-    top, ids = (logits_V / temperature).topk(min(top_k, logits_V.numel()))
-    return int(ids[torch.multinomial(top.softmax(-1), 1, generator=generator)])
+    top, ids = logits_V.topk(min(top_k, logits_V.numel()))
+    # From the likeliest down, and in fp64: near temperature 0 logits / temperature would be infinite.
+    scaled = ((top - top[0]).double() / temperature).float()
+    return int(ids[torch.multinomial(scaled.softmax(-1), 1, generator=generator)])

@@ -107,6 +107,12 @@ def test_a_verb_that_comes_too_early_says_what_comes_first(tmp_path: Path, verb:
     assert error.count("\n") == 1
 
 
+def test_a_prompt_in_another_encoding_is_a_mistake(tmp_path: Path) -> None:
+    code, error = failing("sample", config(tmp_path), "--prompt", "caf\udce9")
+    assert (code, error.count("\n")) == (2, 1), error
+    assert error.startswith("headrace: --prompt: 'caf\\udce9' is no UTF-8 text")
+
+
 def test_an_unknown_verb_is_exit_code_2(tmp_path: Path) -> None:
     code, _ = failing("trane", tmp_path)
     assert code == 2

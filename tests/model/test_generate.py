@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ModelConfig
 from pipeline.model.decoder import Decoder, build
-from pipeline.model.generate import generate, opened_document, window_start
+from pipeline.model.generate import choose, generate, opened_document, window_start
 
 EOT, VOCAB, CONTEXT = 0, 97, 16
 SHAPES = [
@@ -97,3 +97,17 @@ def test_a_prompt_counts_from_its_last_end_of_text() -> None:
     assert opened_document([3, 4], EOT) == [EOT, 3, 4]
     assert opened_document([3, EOT, 4], EOT) == [EOT, 4]
     assert opened_document([3, EOT], EOT) == [EOT]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-40, 1e-4])
+def test_near_temperature_0_it_takes_the_likeliest(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_V = torch.tensor([1.0, 3.0, -2.0, 2.5])
+    assert {choose(logits_V, temperature, 3, generator) for _ in range(20)} == {1}
+
+
+def test_tokens_are_drawn_as_often_as_their_logits_say() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits_V = torch.tensor([0.4, 0.3, 0.2, 0.1, 1e-9]).log() * 2
+    drawn = torch.bincount(torch.tensor([choose(logits_V, 2.0, 4, generator) for _ in range(4000)]), minlength=5)
+    torch.testing.assert_close(drawn / 4000, torch.tensor([0.4, 0.3, 0.2, 0.1, 0.0]), rtol=0, atol=0.03)
