@@ -2,7 +2,7 @@
 
     steps here, steps at the remote ──candidates──> one after the other, the newest first
         here       every rank verifies its share of the files
-        remote     rank 0 fetches it, every file verified on its way
+        remote     every rank fetches its share, each file verified on its way
     the first that holds is the one; what does not is set aside and named
 
 Every rank goes through the search, and all take each turn of it together.
@@ -21,7 +21,7 @@ from pipeline.remote import Damaged, RemoteFolder
 from pipeline.train.checkpoint import dealt, read_checkpoint, set_aside, step_folders, verify_files
 from pipeline.train.collectives import from_all, from_main
 from pipeline.train.stored import note_upload, remote_steps
-from pipeline.train.tiers import Ahead, fetch_checkpoint
+from pipeline.train.tiers import Ahead, commit_fetched, fetch_files, offered
 from pipeline.workspace import RunFolder
 
 
@@ -74,7 +74,7 @@ def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, be
         try:
             if candidate.is_here:
                 verify_together(run.checkpoint(step), world, between=between)
-            elif unknown or not from_main(partial(_fetch, run, remote, step, between), world):
+            elif remote is None or unknown or not fetch_together(run, remote, step, world, between=between):
                 continue
             return Newest(step=step, damaged=tuple(damaged), doubts=_doubts(unknown, step))
         except CorruptCheckpoint as error:
@@ -87,17 +87,6 @@ def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, be
     if isinstance(unknown, DataError):
         raise unknown
     return Newest(step=None, damaged=tuple(damaged), doubts=_doubts(unknown, None))
-
-
-def _fetch(run: RunFolder, remote: RemoteFolder | None, step: int, between: GoOn) -> bool:
-    """Rank 0's: brings a checkpoint here; False if there is none to bring."""
-    assert remote is not None
-    try:
-        return fetch_checkpoint(remote, run, step, between=between)
-    except Damaged:
-        # Begun and not done: when its step is saved again, its files are sent again whatever its record says.
-        note_upload(run, remote, step, done=False)
-        raise
 
 
 def _doubts(unknown: PipelineError | DataError | None, step: int | None) -> tuple[str, ...]:
@@ -131,3 +120,19 @@ def verify_together(path: Path, world: World, *, between: GoOn = go_on) -> None:
             f"{found[rank]}, says rank {rank}, but rank 0 finds it whole: that rank's machine is at fault, or sees an "
             "old state of the file system; run it again, and without that machine if it says so again"
         )
+
+
+def fetch_together(run: RunFolder, remote: RemoteFolder, step: int, world: World, *, between: GoOn = go_on) -> bool:
+    """Brings a checkpoint here, each file by one rank; False if there is none to bring. Raises Damaged and Ahead."""
+    try:
+        checkpoint = from_main(partial(offered, remote, run, step), world)
+        if checkpoint is None:
+            return False
+        share = dealt(checkpoint.files, world.size)[world.rank]
+        from_all(partial(fetch_files, remote, run, step, share, between=between), world)
+        from_main(partial(commit_fetched, run, step), world)
+        return True
+    except Damaged:
+        # Begun and not done: when its step is saved again, its files are sent again whatever its record says.
+        from_main(partial(note_upload, run, remote, step, done=False), world)
+        raise

@@ -4,6 +4,7 @@ The remote lags behind, and that is all it may do: what a rollback has set aside
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_prep.errors import DataError
@@ -14,7 +15,7 @@ from pipeline.monitor.journal import Journal
 from pipeline.notice import GoOn, go_on
 from pipeline.remote import Damaged, RemoteFolder, plain_path, side_by_side
 from pipeline.runs import read_state
-from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, read_checkpoint, steps_saved
+from pipeline.train.checkpoint import RECORD_NAME, Checkpoint, FileRecord, read_checkpoint, steps_saved
 from pipeline.train.guard import GuardState
 from pipeline.train.stored import is_rewound, remote_checkpoint, remote_digest, remote_steps
 from pipeline.workspace import RunFolder, step_name
@@ -24,20 +25,17 @@ class Ahead(PipelineError):
     """The remote has a checkpoint whose journal is not here."""
 
 
-def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between: GoOn = go_on) -> bool:
-    """Brings a checkpoint here, and commits it like one that was saved here; gives False if there is none to bring.
-    `remote` is the run's folder.
-
-    What an interrupted call has brought is not asked for again. Raises Damaged, naming the file, and Ahead.
-    """
-    coming = run.checkpoint(step).with_name(f".{step_name(step)}.fetching")
+def offered(remote: RemoteFolder, run: RunFolder, step: int) -> Checkpoint | None:
+    """The record of a checkpoint at the remote that a run may go on from; None if there is none. `remote` is the run's
+    folder. Raises Damaged, naming the file, and Ahead."""
+    coming = coming_folder(run, step)
     there = remote_checkpoint(remote, step)
     checkpoint = read_remote(there, coming)
     if checkpoint is None:
-        return False
+        return None
     if is_rewound(run, remote, step, checkpoint.digest):
         shutil.rmtree(coming)
-        return False
+        return None
     if not is_caught_up(run, remote):
         raise Ahead(
             f"{remote.url} has a newer checkpoint whose journal was not there when this start took it over: "
@@ -53,19 +51,35 @@ def fetch_checkpoint(remote: RemoteFolder, run: RunFolder, step: int, *, between
         raise Damaged(f"{there.url} was made by another config or from another corpus")
     for name in checkpoint.files:
         plain_path(name)
+    return checkpoint
+
+
+def fetch_files(
+    remote: RemoteFolder, run: RunFolder, step: int, files: Mapping[str, FileRecord], *, between: GoOn = go_on
+) -> None:
+    """Brings files of a checkpoint here, each verified. What an interrupted call has brought is not asked for again.
+    `between` is called before each. Raises Damaged, naming the file."""
+    there, coming = remote_checkpoint(remote, step), coming_folder(run, step)
 
     def fetch(name: str) -> None:
         between()
-        file = checkpoint.files[name]
-        there.fetch(name, coming / name, file.sha256, file.size_bytes)
+        there.fetch(name, coming / name, files[name].sha256, files[name].size_bytes)
 
-    side_by_side(fetch, sorted(checkpoint.files))
+    side_by_side(fetch, sorted(files))
+
+
+def commit_fetched(run: RunFolder, step: int) -> None:
+    """Gives a checkpoint whose files are all here its name, like one that was saved here."""
+    coming = coming_folder(run, step)
     sync_names(coming)
     coming.rename(run.checkpoint(step))
     sync_folder(run.checkpoints)
     for rest in run.checkpoints.glob(".step-*.fetching"):
         shutil.rmtree(rest)
-    return True
+
+
+def coming_folder(run: RunFolder, step: int) -> Path:
+    return run.checkpoint(step).with_name(f".{step_name(step)}.fetching")
 
 
 def read_remote(remote: RemoteFolder, coming: Path) -> Checkpoint | None:

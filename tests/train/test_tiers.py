@@ -18,7 +18,7 @@ from pipeline.monitor.journal import Journal, read_journal, unbroken
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune
 from pipeline.train import checkpoint
-from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, sealed, steps_saved, verify_checkpoint
+from pipeline.train.checkpoint import RECORD_NAME, dealt, read_checkpoint, sealed, steps_saved, verify_checkpoint
 from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.newest import Newest, candidates, newest_good
 from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
@@ -26,8 +26,10 @@ from pipeline.train.tiers import catch_up, missing_lines
 from pipeline.train.upload import upload_checkpoint
 from tests.disk import record_disk
 from tests.stores import Outage, files_at, harm, memory_store, tree
-from tests.train.small_runs import ALONE
+from tests.train.small_runs import ALONE, start_script
 from tests.train.stored_runs import NAMES, begun, run_at, save
+
+RANKS = Path(__file__).with_name("verifying_ranks.py")
 
 
 @pytest.fixture
@@ -61,6 +63,42 @@ def test_a_workspace_that_has_none_fetches_the_newest(stored: RemoteFolder, tmp_
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-00000008"}
     assert newest_good(run_at(tmp_path / "none"), None, ALONE).step is None
     assert remote_steps(stored) == [8, 4, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harmed", [None, 0, 1], ids=["whole", "found by rank 0", "found by rank 1"])
+def test_ranks_fetch_a_checkpoint_together_and_agree(tmp_path: Path, harmed: int | None) -> None:
+    first, second, store = (
+        run_at(tmp_path / "first"),
+        run_at(tmp_path / "second"),
+        RemoteFolder((tmp_path / "store").as_uri()),
+    )
+    for step in (4, 8):
+        save(first, step)
+        upload_checkpoint(first, store, step)
+    files = read_checkpoint(first.checkpoint(8)).files
+    if harmed is not None:
+        name = next(iter(dealt(files, 2)[harmed]))
+        (tmp_path / f"store/checkpoints/step-00000008/{name}").write_bytes(b"")
+    process = start_script(RANKS, "fetch", second.path, tmp_path / "store", tmp_path, ranks=2)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    asked, ends = [], set()
+    for rank in (0, 1):
+        line = (tmp_path / f"rank-{rank}").read_text()
+        names, _, found = line.partition("Newest")
+        asked.append(names.split())
+        ends.add(found)
+    [end] = ends
+    step = 8 if harmed is None else 4
+    assert f"step={step}" in end
+    assert steps_saved(second.checkpoints) == [step]
+    assert verify_checkpoint(second.checkpoint(step)).step == step
+    if harmed is None:
+        assert sorted(asked[0] + asked[1]) == sorted(files), "each file once"
+        assert abs(len(asked[0]) - len(asked[1])) <= 1
+    else:
+        assert f"step-00000008/{name} has 0 bytes" in end
 
 
 def test_what_is_fetched_is_on_disk_by_the_time_it_counts(
