@@ -55,7 +55,8 @@ class ModelConfig:
     loss_chunk_size: int | None = None
     """Positions of a micro-batch whose logits exist at once in training; all if not given."""
     compile: Literal["none", "block", "model"] = "none"
-    """What training compiles by torch.compile: nothing, each block, or all blocks as one graph."""
+    """What training compiles by torch.compile: nothing; each block, and the loss; or all blocks as one graph, and the
+    loss."""
 
     @property
     def mlp_hidden(self) -> int:

@@ -100,6 +100,8 @@ def outline(config: ModelConfig, vocab_size: int, end_of_text_id: int) -> Decode
     elif config.compile == "block":
         for block in model.blocks:
             block.compile()
+    if config.compile != "none":
+        model.output.compile_loss()
     return model
 
 

@@ -5,11 +5,13 @@
 
 What is unusual: a chunk's gradients are computed right behind its loss, before the next chunk's logits are made, so
 that at no time there are more logits than one chunk's, and none are computed twice (Hsu et al., "Liger Kernel", 2024).
-The gradient of a chunk is autograd's of the very function that the whole batch would go through.
+The gradient of a chunk is autograd's of the very function that the whole batch would go through. That function goes
+over the logits some ten times, mostly in fp32; compiled, a few times and as they are.
 
 Shape suffixes: N positions of all rows, V tokens of the vocabulary, D width.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -42,17 +44,27 @@ class OutputLayer(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocab_size, config.width))
         self.width_ratio = width_ratio(config)
         self.soft_cap, self.z_weight, self.chunk_size = config.logit_soft_cap, config.z_loss, config.loss_chunk_size
+        self.sums: Sums = capped_sums
+
+    def compile_loss(self) -> None:
+        """From here on what follows the logits is compiled, once for each number of positions at a time: there are two
+        at most, a chunk's and the last one's."""
+        self.sums = torch.compile(capped_sums, dynamic=False)
 
     def forward(self, x_BTD: Tensor, targets_BT: Tensor | None = None) -> Tensor | Losses:
         """Logits (..., V) of hidden states (..., D); with targets, sums over all positions that have one."""
         if self.width_ratio != 1:
             x_BTD = x_BTD / self.width_ratio
         if targets_BT is None or self.chunk_size is None:
-            logits_BTV = soft_capped(F.linear(x_BTD, self.weight), self.soft_cap)
-            return logits_BTV if targets_BT is None else loss_sums(logits_BTV, targets_BT, self.z_weight)
+            logits_BTV = F.linear(x_BTD, self.weight)
+            if targets_BT is None:
+                return soft_capped(logits_BTV, self.soft_cap)
+            return self.sums(logits_BTV, targets_BT, self.soft_cap, self.z_weight)
         x_ND, targets_N = x_BTD.flatten(0, -2), targets_BT.flatten()
         return Losses(
-            *_ChunkedLoss.apply(x_ND, self.weight, targets_N, self.chunk_size, self.soft_cap, self.z_weight)  # type: ignore[no-untyped-call]
+            *_ChunkedLoss.apply(  # type: ignore[no-untyped-call]
+                x_ND, self.weight, targets_N, self.chunk_size, self.sums, self.soft_cap, self.z_weight
+            )
         )
 
 
@@ -76,6 +88,15 @@ def loss_sums(logits_BTV: Tensor, targets_BT: Tensor, z_weight: float) -> Losses
     return Losses(cross_entropy + z_loss, cross_entropy.detach(), z_loss.detach())
 
 
+def capped_sums(logits_BTV: Tensor, targets_BT: Tensor, soft_cap: float | None, z_weight: float) -> Losses:
+    """All that training does with logits."""
+    return loss_sums(soft_capped(logits_BTV, soft_cap), targets_BT, z_weight)
+
+
+Sums = Callable[[Tensor, Tensor, float | None, float], Losses]
+"""`capped_sums`, or what a compiler makes of it."""
+
+
 class _ChunkedLoss(torch.autograd.Function):
     """`loss_sums` of the output layer, and at once its gradients. Holds (chunk, V) logits, never (N, V)."""
 
@@ -86,6 +107,7 @@ class _ChunkedLoss(torch.autograd.Function):
         weight_VD: Tensor,
         targets_N: Tensor,
         chunk_size: int,
+        sums_of: Sums,
         soft_cap: float | None,
         z_weight: float,
     ) -> tuple[Tensor, ...]:
@@ -96,7 +118,7 @@ class _ChunkedLoss(torch.autograd.Function):
             x_nD, targets_n, x_grad_nD = (tensor[begin : begin + chunk_size] for tensor in (x_ND, targets_N, x_grad_ND))
             logits_nV = F.linear(x_nD, weight_VD).requires_grad_()
             with torch.enable_grad():
-                losses = loss_sums(soft_capped(logits_nV, soft_cap), targets_n, z_weight)
+                losses = sums_of(logits_nV, targets_n, soft_cap, z_weight)
                 (logits_grad_nV,) = torch.autograd.grad(losses.total, logits_nV)
             sums += torch.stack(losses).detach()
             torch.mm(logits_grad_nV, weight_VD, out=x_grad_nD)
@@ -109,7 +131,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_grad_ND, weight_grad_VD = ctx.saved_tensors
-        return x_grad_ND * grads[0], weight_grad_VD * grads[0], None, None, None, None
+        return x_grad_ND * grads[0], weight_grad_VD * grads[0], None, None, None, None, None
 
 
 def next_token_targets(tokens_BT: Tensor, end_of_text_id: int) -> Tensor:

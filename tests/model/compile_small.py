@@ -28,5 +28,5 @@ if __name__ == "__main__":
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.argv[1]
     compile_fx.compile_fx = told_meanwhile
     with StopNotice({}) as notice, notice.told_to(told.append), torch._inductor.config.patch(compile_threads=1):
-        agree({"compile": "block"})
+        agree({"compile": "block"}, graphs=2)
     print(f"told: {told[0].reason}")
