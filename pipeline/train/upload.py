@@ -71,8 +71,8 @@ def upload_checkpoint(
             if not wanted():
                 return None
             there.put(name, folder / name)
+        copy_run(run, remote, writer)
         check_writer(remote, writer)
-        copy_run(run, remote)
         if not wanted():
             return None
         there.write(RECORD_NAME, record)
@@ -83,10 +83,12 @@ def upload_checkpoint(
     return checkpoint
 
 
-def copy_run(run: RunFolder, remote: RemoteFolder) -> None:
-    """What a resume elsewhere needs beside a checkpoint. All of it is small, and the journal grows meanwhile."""
+def copy_run(run: RunFolder, remote: RemoteFolder, writer: Writer | None) -> None:
+    """What a resume elsewhere needs beside a checkpoint. All of it is small, and the journal grows meanwhile. Raises as
+    `check_writer`."""
     for file in (run.config, run.state, run.guard, run.metrics):
         if file.exists():
+            check_writer(remote, writer)
             remote.write(file.name, file.read_bytes())
 
 
@@ -205,7 +207,7 @@ class Uploader:
                 if step is not None:
                     self._upload(step, passed)
                 else:
-                    copy_run(self._run, self._remote)  # with the journal's last lines
+                    copy_run(self._run, self._remote, self._writer)  # with the journal's last lines
             except Exception as error:  # whatever it is: without this thread nothing would be stored any more
                 self._outcomes.put({"step": step, "problem": f"{error}; the run goes on without it"})
                 with self._changed:

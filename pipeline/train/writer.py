@@ -3,8 +3,8 @@
 Two workspaces may train one run at once, neither knowing of the other: a job that was sent again from elsewhere while
 the first was thought dead. Their files would meet in one folder of the remote, under a record that fits neither. Stores
 have no locks; a name that each job leaves when it starts, and reads before each file that it stores, is enough where
-jobs live for hours: only a file that is on its way at that moment still arrives. The one that was there first trains
-on, and says that it no longer stores.
+jobs live for hours: only a file that is on its way at that moment still arrives (docs/design/0015 says what it may do).
+The one that was there first trains on, and says that it no longer stores.
 """
 
 import uuid

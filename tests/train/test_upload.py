@@ -273,6 +273,31 @@ def test_of_two_jobs_of_one_run_the_one_that_started_last_stores(
     assert remote_steps(remote) == [8, 4]
 
 
+@pytest.mark.parametrize("written", ["config.yaml", "guard.json", "metrics.jsonl"])
+def test_who_takes_over_behind_the_last_file_has_nothing_of_his_written_over(
+    run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    """Neither the record of the checkpoint, which he may be storing too, nor what a resume reads beside it."""
+    save(run, 4)
+    for name in ("config.yaml", "state.json", "guard.json", "metrics.jsonl"):
+        (run.path / name).write_text("ours")
+    monkeypatch.setattr("pipeline.train.upload.check_pins", lambda run, remote: None)
+    write = RemoteFolder.write
+
+    def then_taken_over(folder: RemoteFolder, name: str, data: bytes) -> None:
+        write(folder, name, data)
+        if name == written:
+            take_over(remote)
+            write(remote, "metrics.jsonl", b"theirs")
+
+    writer = take_over(remote)
+    monkeypatch.setattr(RemoteFolder, "write", then_taken_over)
+    with pytest.raises(PipelineError, match="end one of the two"):
+        upload_checkpoint(run, remote, 4, writer=writer)
+    assert remote.read("metrics.jsonl") == b"theirs"
+    assert remote_digest(remote, 4) is None
+
+
 def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
     run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
