@@ -197,7 +197,8 @@ def save_beside(run: Steps, step_s: float) -> dict[str, float] | None:
         saver.save(describe(training, run.order, run.steps))
         while not told and run.steps < first + MOST_STEPS_BESIDE_A_SAVE:
             run.step()
-            saver.check()
+            if saver.is_over():
+                saver.wait()
         cost_s = max(0.0, synchronised() - began - (run.steps - first) * step_s)
     between_s = config.train.checkpoint.every_steps * step_s
     return {

@@ -5,8 +5,8 @@
 
 What is unusual: the loop's whole data state is the step number; step 0 is saved before any training, so that a run
 which cannot save finds out at once; later checkpoints are written beside training, and the end waits for the last; the
-notice to stop travels with the loss in the one all-reduce of each step, so that all ranks stop at the same one; and a
-rollback is a resume like any other, only without a new process.
+notice to stop travels with the loss in the one all-reduce of each step, and so does the end of a save, so that all
+ranks stop, or fail, at the same one; and a rollback is a resume like any other, only without a new process.
 """
 
 import time
@@ -82,9 +82,10 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, 
     stop = told(training, engine)  # it may have come while all this was loaded
     with loader_of(training, order) as loader, ThreadPoolExecutor(max_workers=1) as beside:
         while step < config.total_steps and not stop:
-            taken = take_step(training, engine, loader.batch, partial(digest_by, beside, order), step)
+            taken = take_step(training, engine, loader.batch, partial(digest_by, beside, order), step, saver.is_over)
             watchdog.beat()
-            saver.check()
+            if taken.save_is_over:
+                saver.wait()
             decision = guard.judge(taken.step, taken.figures)
             if decision.kind != "go_on":
                 saver.wait()  # what it commits may have to be set aside
@@ -114,6 +115,8 @@ class Taken:
     figures: Figures
     stop: bool
     """Whether a notice to stop has come to any rank."""
+    save_is_over: bool
+    """Whether a save was in flight that all ranks have come to the end of."""
 
 
 def take_step(
@@ -122,8 +125,10 @@ def take_step(
     batch_of: Callable[[int], Tokens],
     digest_of: Callable[[range], Future[str]],
     done: int,
+    save_is_over: Callable[[], bool] = lambda: False,
 ) -> Taken:
-    """One optimizer step over the global batch. `batch_of`: this rank's part of it, by the steps done before."""
+    """One optimizer step over the global batch. `batch_of`: this rank's part of it, by the steps done before.
+    `save_is_over`: as this rank sees it."""
     config, world = training.config, training.world
     began = time.perf_counter()
     step, at = done + 1, progress(config, done)
@@ -134,8 +139,8 @@ def take_step(
     loading_s = time.perf_counter() - began
     own_losses, own_norm, forward_s = train_step(engine, batch)
     # The norm goes round too: what is judged must be the same on all ranks to the last bit.
-    own = [float(training.notice.requested()), own_norm, *of_rank(loading_s + forward_s, world)]
-    loss, z_loss, stop, grad_norm, *own_s = averaged(torch.cat([own_losses, own_losses.new_tensor(own)]), world)
+    own = [float(training.notice.requested()), float(save_is_over()), own_norm, *of_rank(loading_s + forward_s, world)]
+    loss, z_loss, stop, over, grad_norm, *own_s = averaged(torch.cat([own_losses, own_losses.new_tensor(own)]), world)
     step_s = time.perf_counter() - began
     training.tell(
         "step",
@@ -150,7 +155,7 @@ def take_step(
         tokens_per_s=at.step / step_s,
         **rank_figures([one * world.size for one in own_s], step),
     )
-    return Taken(step=step, figures=Figures(loss=loss, grad_norm=grad_norm), stop=stop > 0)
+    return Taken(step=step, figures=Figures(loss=loss, grad_norm=grad_norm), stop=stop > 0, save_is_over=over == 1)
 
 
 def digest_by(thread: ThreadPoolExecutor, order: Order, positions: range) -> Future[str]:

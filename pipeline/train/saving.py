@@ -3,7 +3,8 @@
     Saver.save      hands the state to the thread; training goes on with the next step's forward and backward pass
     its thread      live state ──snapshot──> host memory      the optimizer waits for this before it changes anything
                     host memory ──> staging folder ──all ranks agree──> record last, rename
-    Saver.check     at the next step: tells of the commit, or raises what went wrong
+    Saver.wait      once a step's all-reduce has said that all threads are done: tells of the commit, or raises what
+                    went wrong
 
 What is unusual: the threads of the ranks settle between themselves, over a group of their own, whether all have written
 their share. So an error on one rank is the same clear error on every rank, and no step of training waits for a disk.
@@ -119,14 +120,14 @@ class Saver:
         if not self._asynchronous:
             self.wait()
 
-    def check(self) -> None:
-        """Tells the journal of a save that has been committed since. Raises PipelineError if one could not be written;
-        the checkpoints before it are not touched."""
-        if self._saving is not None and self._saving.saved.done():
-            self.wait()
+    def is_over(self) -> bool:
+        """Whether a save is in flight whose end here is known and not told yet. The ranks' threads end each at its own
+        time: a rank that raised at once would leave the others in the next step's collectives."""
+        return self._saving is not None and self._saving.saved.done()
 
     def wait(self) -> None:
-        """The same, for a save in flight too."""
+        """Waits for a save in flight, and tells the journal that it was committed. Raises PipelineError if it could not
+        be written; the checkpoints before it are not touched. All ranks are to call it at the same steps."""
         if self._saving is None:
             return
         saving, self._saving = self._saving, None

@@ -283,9 +283,9 @@ def trouble_comes(config_path: Path, corpus: Path, chosen: Round, marker: Path) 
     config, manifest = load_config(config_path), read_manifest(corpus)
     bad_batch = order_of_config(config, manifest).batch_digest(config.batches.positions(BAD_STEP - 1))
 
-    def take_bad_step(training: Any, engine: Any, batch_of: Any, digest_of: Any, done: int) -> loop.Taken:
+    def take_bad_step(training: Any, engine: Any, batch_of: Any, digest_of: Any, done: int, *rest: Any) -> loop.Taken:
         been = marker.exists()
-        taken = take_step(training, engine, batch_of, digest_of, done)
+        taken = take_step(training, engine, batch_of, digest_of, done, *rest)
         if digest_of(config.batches.positions(done)).result() != bad_batch:
             return taken
         if chosen.trouble == "machine":

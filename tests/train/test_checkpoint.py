@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -341,6 +342,16 @@ def test_a_write_that_fails_beside_training_is_one_clear_error(
     assert steps_saved(checkpoints) == [0, 2, 4]
     run_ranks(tmp_path / "run.yaml", tmp_path / "corpus")
     assert steps_saved(checkpoints) == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.slow
+def test_ranks_that_hear_a_step_apart_of_a_write_that_failed_raise_at_the_same_step(troubled: Troubled) -> None:
+    """None is left in a collective that the others do not come to."""
+    _, code, output = troubled("apart", 2)
+    assert code != 0
+    assert len(re.findall(r"^pipeline\.errors\.PipelineError: .* step 6 could not be written", output, re.M)) == 2, (
+        output
+    )
 
 
 @pytest.mark.slow

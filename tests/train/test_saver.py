@@ -123,9 +123,11 @@ def test_what_cannot_be_written_is_told_at_the_next_step(
         patch.setattr(snapshot, "write_tensors", full)
         saver.save(RECORD)
         saver._thread.shutdown()  # waits until it has failed
+    assert saver.is_over()
     with pytest.raises(PipelineError, match="the checkpoint of step 0 could not be written"):
-        saver.check()
-    saver.check()
+        saver.wait()
+    assert not saver.is_over()
+    saver.wait()
     assert steps_saved(tmp_path) == []
     again = Told()
     with Saver(engine, tmp_path, ALONE, again, asynchronous=False) as saver:
