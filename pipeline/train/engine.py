@@ -6,11 +6,13 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import distributed_c10d
 
 from cluster.meeting import while_all_come
 from cluster.world import World, world_env
@@ -22,6 +24,11 @@ from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.placement import placement
 from pipeline.train.stragglers import Stopwatch
+
+PATIENCE = timedelta(days=1)
+"""How long ranks wait for one another in a collective. The run's watchdog, who knows how long a step may take and says
+what has happened, ends the wait before. DeepSpeed's and NCCL's own 10 minutes are over while rank 0 still reads a large
+checkpoint, and then end the process without a word of ours."""
 
 
 def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -> dict[str, Any]:
@@ -93,7 +100,8 @@ def join_world(world: World) -> None:
         # Its shared-memory all-reduce would compile for over a minute at the first start, and needs a C++ compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         keep_freed_memory()
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, timeout=PATIENCE, verbose=False)
 
 
 @contextlib.contextmanager
@@ -132,13 +140,16 @@ def start_engine(
     import deepspeed
 
     assert all(parameter.is_meta for parameter in model.parameters()), "weights that are there would be drawn again"
-    model.share_sequences(find_peers(train.sequence_parallel))
+    peers = find_peers(train.sequence_parallel)
+    model.share_sequences(peers)
     settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
     settings["zero_optimization"] |= zero or {}
     optimizer = optimizer_of(model, train.optimizer)  # groups by shapes, and a parameter that has been cut has none
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
         initialise(model, train.seed if first_weights else None, placement(train, settings))
         engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
+    for group in filter(None, (engine.data_parallel_group, peers.group)):  # made without being asked how long
+        distributed_c10d._set_pg_timeout(PATIENCE, group)
     return engine
 
 

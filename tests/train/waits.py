@@ -1,7 +1,7 @@
 """One rank that counts how often a step waits for its device, as the test starts it: waits.py OUT.
 
 Writes for each ZeRO stage and precision, for steps of two and of four micro-batches, how often DeepSpeed synchronised
-and how often a number was read off a tensor: on a GPU the host stands still in both.
+and how often a number was read off a tensor: on a GPU the host stands still in both. And how many seconds its groups would wait for others.
 """
 
 import json
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch.distributed import distributed_c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cluster.world import world_from_env
@@ -66,7 +68,9 @@ def main(out: str) -> None:
                 precision=precision,  # type: ignore[arg-type]
             )
             figures[f"stage {stage}, {precision}"] = waits(train)
-    Path(out).write_text(json.dumps(figures))
+    groups = [group._get_backend(torch.device("cpu")) for group in distributed_c10d._world.pg_map]
+    patience = [group.options._timeout.total_seconds() for group in groups]
+    Path(out).write_text(json.dumps({"figures": figures, "patience": patience}))
 
 
 if __name__ == "__main__":
