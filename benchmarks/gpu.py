@@ -20,22 +20,24 @@ documents are much longer than sequences, or attention would skip blocks of scor
 Peak memory is PyTorch's count of allocated bytes in the timed steps, beside the plan's estimate of the same. Waiting
 for data is the time inside the loader's call. Saving is what one checkpoint costs training, at the rate at which the
 preset saves: the steps beside it against those before. It is the process's first save, which also takes the memory for
-its copy.
+its copy. The figures before it are kept, whatever becomes of it.
+
+Where the plan was wrong and the device has too little memory, the preset is tried again with fewer layers, and says so.
 """
 
 import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import disk_usage
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -44,6 +46,7 @@ from benchmarks.our_step import Steps, training_steps
 from benchmarks.record import parser, report
 from cluster.config import ClusterConfig
 from pipeline.config import RunConfig, load_config
+from pipeline.doctor.machine import free_host_bytes
 from pipeline.plan.estimate import largest_that
 from pipeline.plan.hardware import DEVICES, USABLE_SHARE
 from pipeline.plan.memory import checkpoint_bytes, memory
@@ -56,6 +59,10 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 DOCUMENT_SEQUENCES = 64
 """Sequences in a document."""
 MOST_STEPS_BESIDE_A_SAVE = 200
+EXIT_NO_ROOM = 9
+"""Of a preset's process whose device had too little memory."""
+FEWER_LAYERS = (0, 2, 4)
+"""Than the plan finds room for; taken off in turn until the device has room too."""
 ON_GPU = ("model.compile=block",)
 TOY = (
     *("model.layers=2", "model.width=64", "model.heads=2", "data.tokenizer.train.vocab_size=512"),
@@ -99,8 +106,9 @@ def planned_bytes(config: RunConfig, vocab_size: int) -> int:
     ).total
 
 
-def with_layers_that_fit(config: RunConfig, vocab_size: int, machine: Machine) -> RunConfig:
-    """As many of the model's layers as the device has room for. Raises SystemExit if that is not one."""
+def with_layers_that_fit(config: RunConfig, vocab_size: int, machine: Machine, fewer: int = 0) -> RunConfig:
+    """As many of the model's layers as the device has room for, or so many fewer. Raises SystemExit if that is not
+    one."""
     if machine.memory_bytes is None:
         return config
     usable = int(machine.memory_bytes * USABLE_SHARE)
@@ -109,20 +117,30 @@ def with_layers_that_fit(config: RunConfig, vocab_size: int, machine: Machine) -
         return replace(config, model=replace(config.model, layers=layers))
 
     fitting = largest_that(lambda layers: planned_bytes(held(layers), vocab_size) <= usable)
-    if not fitting:
+    layers = min(fitting, config.model.layers) - fewer
+    if layers < 1:
         raise SystemExit(f"{config.name}: not one layer fits into {usable / 1e9:.0f} GB")
-    return held(min(fitting, config.model.layers))
+    return held(layers)
 
 
-def measure(preset: str, config: RunConfig, machine: Machine, warm_up: int, steps: int) -> dict[str, Any]:
-    """Trains, and gives the preset's figures."""
+def measure(
+    preset: str,
+    config: RunConfig,
+    machine: Machine,
+    warm_up: int,
+    steps: int,
+    fewer: int = 0,
+    told: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> dict[str, Any]:
+    """Trains, and gives the preset's figures. `told` hears all but the save's before that begins: it takes much memory,
+    and may end the process."""
     assert config.data.tokenizer.train is not None
     vocab_size, length, all_layers = (
         config.data.tokenizer.train.vocab_size,
         config.data.sequence_length,
         config.model.layers,
     )
-    config = with_layers_that_fit(one_rank(config), vocab_size, machine)
+    config = with_layers_that_fit(one_rank(config), vocab_size, machine, fewer)
     tokens_per_step = config.train.global_batch_size * length
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_letters(
@@ -140,28 +158,29 @@ def measure(preset: str, config: RunConfig, machine: Machine, warm_up: int, step
             step_s, loss = timed_steps(run, steps)
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
             waited_s = run.loader.waited_s - waited_before_s
-            save = save_beside(run, sum(step_s) / steps)
-    tokens_per_s = steps * tokens_per_step / sum(step_s)
-    flops = flops_per_token(config.model, vocab_size, length)
-    return {
-        "preset": preset,
-        "layers": config.model.layers,
-        "layers_of_preset": all_layers,
-        "micro_batch_size": config.train.micro_batch_size,
-        "tokens_per_step": tokens_per_step,
-        "steps": steps,
-        "warm_up_s": warm_up_s,
-        "step_s": statistics.median(step_s),
-        "slowest_step_s": max(step_s),
-        "tokens_per_s": tokens_per_s,
-        "mfu_full": flops.full * tokens_per_s / machine.peak_flops,
-        "mfu_causal": flops.causal * tokens_per_s / machine.peak_flops,
-        "peak_bytes": peak,
-        "plan_bytes": planned_bytes(config, vocab_size),
-        "loss": loss,
-        "waiting_share": waited_s / sum(step_s),
-        "save": save,
-    }
+            tokens_per_s = steps * tokens_per_step / sum(step_s)
+            flops = flops_per_token(config.model, vocab_size, length)
+            figures = {
+                "preset": preset,
+                "layers": config.model.layers,
+                "layers_of_preset": all_layers,
+                "micro_batch_size": config.train.micro_batch_size,
+                "tokens_per_step": tokens_per_step,
+                "steps": steps,
+                "warm_up_s": warm_up_s,
+                "step_s": statistics.median(step_s),
+                "slowest_step_s": max(step_s),
+                "tokens_per_s": tokens_per_s,
+                "mfu_full": flops.full * tokens_per_s / machine.peak_flops,
+                "mfu_causal": flops.causal * tokens_per_s / machine.peak_flops,
+                "peak_bytes": peak,
+                "plan_bytes": planned_bytes(config, vocab_size),
+                "loss": loss,
+                "waiting_share": waited_s / sum(step_s),
+                "save": None,
+            }
+            told(figures)
+            return figures | {"save": save_beside(run, sum(step_s) / steps)}
 
 
 def timed_steps(run: Steps, steps: int) -> tuple[list[float], float]:
@@ -187,7 +206,8 @@ def save_beside(run: Steps, step_s: float) -> dict[str, float] | None:
     training, config = run.training, run.training.config
     folder = training.corpus / "checkpoints"
     size_bytes = checkpoint_bytes(config.model, training.manifest.vocab_size, config.train)
-    if size_bytes > 0.8 * min(disk_usage(training.corpus).free, free_host_bytes()):
+    # torch rounds each pinned tensor up to a power of two: the copy takes up to twice its size.
+    if size_bytes > min(0.8 * disk_usage(training.corpus).free, 0.4 * free_host_bytes()):
         return None
     told: list[dict[str, Any]] = []
     with Saver(
@@ -211,14 +231,10 @@ def save_beside(run: Steps, step_s: float) -> dict[str, float] | None:
     }
 
 
-def free_host_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-
-
 def told_of(figures: dict[str, Any]) -> str:
-    """A preset's figures for people."""
+    """A preset's figures for people, but for the save's."""
     held, whole = figures["layers"], figures["layers_of_preset"]
-    peak, plan, save = figures["peak_bytes"], figures["plan_bytes"], figures["save"]
+    peak, plan = figures["peak_bytes"], figures["plan_bytes"]
     lines = [
         f"{figures['preset']}: "
         + (f"all {whole} layers" if held == whole else f"{held} of {whole} layers, as many as fit with their optimizer")
@@ -229,31 +245,53 @@ def told_of(figures: dict[str, Any]) -> str:
         f"  memory        {plan / 1e9:.2f} GB planned, "
         + ("not counted on a CPU" if peak is None else f"{peak / 1e9:.2f} GB at the peak ({peak / plan - 1:+.1%})"),
         f"  waiting       {figures['waiting_share']:.2%} of the time for data",
-        "  saving        "
-        + (
-            "not measured: memory or disk has no room for a checkpoint"
-            if save is None
-            else f"{save['share']:.2%} of the time: {save['cost_s']:.2f} s for {save['size_bytes'] / 1e9:.2f} GB, "
-            f"written in {save['save_s']:.1f} s beside {save['steps_beside']} steps"
-        ),
     ]
     return "\n".join(lines)
 
 
-def in_own_process(preset: str, chosen: argparse.Namespace) -> dict[str, Any] | None:
+def told_of_save(save: dict[str, float] | None) -> str:
+    if save is None:
+        return "  saving        not measured: memory or disk has no room for a checkpoint"
+    return (
+        f"  saving        {save['share']:.2%} of the time: {save['cost_s']:.2f} s for {save['size_bytes'] / 1e9:.2f} "
+        f"GB, written in {save['save_s']:.1f} s beside {save['steps_beside']} steps"
+    )
+
+
+class Run(Protocol):
+    """`subprocess.run`, or what stands in for it."""
+
+    def __call__(self, command: list[str], **how: Any) -> "subprocess.CompletedProcess[str]": ...
+
+
+def in_own_process(preset: str, chosen: argparse.Namespace, run: Run = subprocess.run) -> dict[str, Any] | None:
     """The record of a preset alone, measured where no other has left anything on the device. None if that failed; its
     process has said why."""
     command = [sys.executable, "-m", "benchmarks.gpu", preset, "--json"]
     command += ["--steps", str(chosen.steps), "--warm-up", str(chosen.warm_up)]
     command += [part for override in chosen.set for part in ("--set", override)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        print(f"{preset}: not measured, its process ended with {done.returncode}", flush=True)
-        return None
-    *said, last = done.stdout.splitlines()
-    print(*said, sep="\n", flush=True)
-    record: dict[str, Any] = json.loads(last)
-    return record
+    for fewer in FEWER_LAYERS:
+        done = run([*command, "--fewer-layers", str(fewer)], stdout=subprocess.PIPE, text=True, check=False)
+        said, record = split_record(done.stdout)
+        print(*said, sep="\n", flush=True)
+        if done.returncode:
+            measured = "its save was not measured" if record else f"not measured with {fewer} layers fewer than planned"
+            print(f"{preset}: {measured}, its process ended with {done.returncode}", flush=True)
+        if record is not None or done.returncode != EXIT_NO_ROOM:
+            return record
+    return None
+
+
+def split_record(stdout: str) -> tuple[list[str], dict[str, Any] | None]:
+    """What a preset's process has said to people, and the last record that it had come to."""
+    said: list[str] = []
+    record: dict[str, Any] | None = None
+    for line in stdout.splitlines():
+        if line.startswith('{"benchmark"'):
+            record = json.loads(line)
+        else:
+            said.append(line)
+    return said, record
 
 
 def main() -> None:
@@ -262,6 +300,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=20, help="timed")
     options.add_argument("--warm-up", type=int, default=5, help="steps before them; compilation falls into these")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides, as of headrace")
+    options.add_argument("--fewer-layers", type=int, default=0, metavar="N", help="than the plan finds room for")
     options.add_argument("--toy", action="store_true", help="a model of nothing, on a CPU too")
     chosen = options.parse_args()
     if not chosen.toy and not torch.cuda.is_available():
@@ -270,16 +309,32 @@ def main() -> None:
         name = "toy" if chosen.toy else chosen.presets[0]
         base, overrides = ("10m", TOY) if chosen.toy else (name, ON_GPU)
         config, machine = load_config(CONFIGS / f"{base}.yaml", (*overrides, *chosen.set)), this_machine()
-        measured = [measure(name, config, machine, chosen.warm_up, chosen.steps)]
-        print(told_of(measured[0]))
         ran_on = {"device": machine.name, "peak_flops": machine.peak_flops, "torch": torch.__version__}
-    else:  # this process leaves the device alone
-        records = [record for preset in chosen.presets if (record := in_own_process(preset, chosen)) is not None]
-        measured = [record["presets"][0] for record in records]
-        ran_on = {key: record[key] for record in records for key in ("device", "peak_flops", "torch")}
+
+        def record(figures: dict[str, Any]) -> None:
+            mfu = {f"mfu_{name}": figures["mfu_full"]}
+            report("gpu", mfu, GOALS, as_json=chosen.json, **ran_on, presets=[figures])
+            sys.stdout.flush()
+
+        def before_the_save(figures: dict[str, Any]) -> None:
+            print(told_of(figures))
+            record(figures)
+
+        try:
+            figures = measure(name, config, machine, chosen.warm_up, chosen.steps, chosen.fewer_layers, before_the_save)
+            print(told_of_save(figures["save"]))
+            record(figures)
+        except torch.OutOfMemoryError as error:
+            print(f"{name}: {str(error).splitlines()[0]}; --fewer-layers leaves room", file=sys.stderr)
+            sys.exit(EXIT_NO_ROOM)
+        return
+    # This process leaves the device alone.
+    records = [record for preset in chosen.presets if (record := in_own_process(preset, chosen)) is not None]
+    measured = [record["presets"][0] for record in records]
+    ran_on = {key: record[key] for record in records for key in ("device", "peak_flops", "torch")}
     ratios = {f"mfu_{figures['preset']}": figures["mfu_full"] for figures in measured}
     report("gpu", ratios, GOALS, as_json=chosen.json, **ran_on, presets=measured)
-    if not chosen.toy and len(measured) < len(chosen.presets):
+    if len(measured) < len(chosen.presets):
         sys.exit(1)
 
 

@@ -104,9 +104,14 @@ def free_bytes(local_size: int) -> int:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return int(min(free, USABLE_SHARE * total))
+    return free_host_bytes() // local_size
+
+
+def free_host_bytes() -> int:
+    """What this machine, or this container, still has of host memory."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    return min(available, _cgroup_bytes()) // local_size
+    return min(available, _cgroup_bytes())
 
 
 def _cgroup_bytes() -> int:

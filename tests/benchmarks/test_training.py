@@ -1,5 +1,6 @@
 """The benchmarks of training run, at a size of nothing, and compare what they say they compare. No time is asserted."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -74,6 +75,41 @@ def test_the_gpus_benchmark_runs_without_ray_and_wandb() -> None:
     assert toy["loss"] < 7
 
 
+def ended(code: int, *lines: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess([], code, "".join(f"{line}\n" for line in lines))
+
+
+def the_7b(*ends: subprocess.CompletedProcess[str]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The record that comes of processes that end so, one after the other, and how many layers each left out."""
+    left, asked = list(ends), []
+
+    def run(command: list[str], **how: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(command[command.index("--fewer-layers") + 1])
+        return left.pop(0)
+
+    return gpu.in_own_process("7b", argparse.Namespace(steps=1, warm_up=1, set=[]), run), asked
+
+
+RECORD = '{"benchmark": "gpu", "presets": [{"save": %s}]}'
+
+
+def test_what_was_measured_before_a_save_that_failed_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    record, asked = the_7b(ended(-9, "tokens/s 9", RECORD % "null"))
+    assert record is not None
+    assert record["presets"] == [{"save": None}]
+    assert asked == ["0"]
+    assert "7b: its save was not measured, its process ended with -9" in capsys.readouterr().out
+    record, _ = the_7b(ended(0, "tokens/s 9", RECORD % "null", "saving 1%", RECORD % '"a figure"'))
+    assert record is not None
+    assert record["presets"] == [{"save": "a figure"}]
+
+
+def test_too_little_memory_is_tried_again_with_fewer_layers_and_nothing_else_is() -> None:
+    assert the_7b(ended(gpu.EXIT_NO_ROOM), ended(0, RECORD % "null"))[1] == ["0", "2"]
+    assert the_7b(*[ended(gpu.EXIT_NO_ROOM)] * 3) == (None, ["0", "2", "4"])
+    assert the_7b(ended(1, "no such preset")) == (None, ["0"])
+
+
 def preset(name: str) -> RunConfig:
     return gpu.one_rank(load_config(gpu.CONFIGS / f"{name}.yaml", gpu.ON_GPU))
 
@@ -94,6 +130,9 @@ def test_as_many_layers_as_the_plan_finds_room_for() -> None:
     assert 1 < held.model.layers < config.model.layers
     assert gpu.planned_bytes(held, vocab_size) <= usable < gpu.planned_bytes(one_more, vocab_size)
     assert replace(held, model=config.model) == config
+
+    fewer = gpu.with_layers_that_fit(config, vocab_size, machine, fewer=2)
+    assert fewer.model.layers == held.model.layers - 2
 
     large = replace(machine, memory_bytes=10**13)
     assert gpu.with_layers_that_fit(config, vocab_size, large) == config
