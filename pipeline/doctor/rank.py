@@ -19,7 +19,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from cluster.processes import host_name
 from cluster.world import World, world_from_env
 from data_prep.files import write_record
 from pipeline.config import RunConfig, check_batch
@@ -36,6 +35,7 @@ from pipeline.plan.memory import ELEMENT_BYTES, Forward
 from pipeline.plan.traffic import exchanged_bytes
 from pipeline.plan.vocabulary import find_vocabulary
 from pipeline.train.engine import in_world
+from pipeline.train.gpus import check_gpus
 from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder, Workspace
 
@@ -129,15 +129,6 @@ def end_last(code: int, world: World) -> None:
     if not world.is_main:
         time.sleep(ENDED_S)
     os._exit(code)
-
-
-def check_gpus(world: World, gpus: int) -> None:
-    """Raises Mistake if this rank would get no GPU of its own."""
-    if gpus and world.local_rank >= gpus:
-        raise Mistake(
-            f"cluster.processes_per_node: {host_name()} has {gpus} GPUs for {world.local_size} ranks; "
-            f"set it to {gpus}, or ask for more GPUs"
-        )
 
 
 def setting_of(config: RunConfig, world: World) -> str:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cluster.signals import STOP_FILE_VARIABLE, StopNotice
 from cluster.world import world_from_env
 from data_prep.manifest import Manifest
@@ -16,6 +18,7 @@ from pipeline.monitor.journal import Journal
 from pipeline.monitor.views import training_view
 from pipeline.notice import unless_told
 from pipeline.runs import begin, run_id
+from pipeline.train.gpus import check_gpus
 from pipeline.train.loop import train
 from pipeline.train.tiers import catch_up
 from pipeline.train.told import on_record
@@ -27,13 +30,14 @@ from pipeline.workspace import RunFolder, Workspace
 def train_rank(config: RunConfig, workspace: Workspace) -> bool:
     """Trains as one rank of the run, and gives whether this is rank 0, the one that speaks.
 
-    Raises Mistake if the batch does not fit the world that this rank finds itself in, or if another process trains the
-    run.
+    Raises Mistake if the batch does not fit the world that this rank finds itself in, if it has no GPU where others
+    have one, or if another process trains the run.
     """
     run = workspace.run(config.name)
     with StopNotice() as notice:
         world = world_from_env(os.environ)
         check_batch(config.train, world.size)
+        check_gpus(world, torch.cuda.device_count())
         bring_pins(config, workspace)
         bring_corpus(config, workspace, unless_told(notice, "its corpus was fetched"))
 

@@ -8,8 +8,8 @@ from cluster.world import World
 from pipeline.config import load_config
 from pipeline.doctor import job
 from pipeline.doctor.machine import clock_offsets, planned_on
-from pipeline.doctor.rank import check_gpus
 from pipeline.errors import Mistake, PipelineError
+from pipeline.train.gpus import check_gpus
 from pipeline.workspace import open_workspace
 from tests.train.small_runs import config_tree, write_config
 
@@ -39,6 +39,8 @@ def test_more_ranks_than_gpus_are_refused() -> None:
     check_gpus(world, 4)
     with pytest.raises(Mistake, match=r"cluster\.processes_per_node: .* has 2 GPUs for 4 ranks"):
         check_gpus(world, 2)
+    with pytest.raises(Mistake, match=r"has 1 GPU for 4 ranks; .* \(srun --gpus-per-task"):
+        check_gpus(world, 1)
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, Mistake), (1, PipelineError)])

@@ -5,9 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cluster.world import World, world_env
+from pipeline.config import load_config
 from pipeline.config.tree import GuardConfig
-from tests.train.small_runs import start_script
+from pipeline.errors import Mistake
+from pipeline.train.rank import train_rank
+from pipeline.workspace import open_workspace
+from tests.train.small_runs import config_tree, start_script, write_config
 
 FAILING = Path(__file__).with_name("from_main_fails.py")
 WAITING = Path(__file__).with_name("waits.py")
@@ -54,3 +60,15 @@ def test_no_micro_batch_waits_for_the_device(waits: dict[str, Any]) -> None:
 def test_no_group_of_ranks_gives_up_before_the_watchdog_does(waits: dict[str, Any]) -> None:
     assert len(waits["patience"]) > 1, "DeepSpeed has one of its own"
     assert min(waits["patience"]) > GuardConfig().start_timeout_s
+
+
+def test_a_rank_that_sees_no_gpu_of_its_own_says_so_before_it_meets_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=4)))
+    world = World(rank=1, size=2, local_rank=1, local_size=2, master_addr="127.0.0.1", master_port=1)
+    for name, value in world_env(world).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(Mistake, match=r"1 GPU for 2 ranks"):
+        train_rank(config, open_workspace(config))
