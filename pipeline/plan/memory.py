@@ -240,13 +240,15 @@ def unmoved_bytes(
             update=max(element * at_once, 4 * count if half else 0),  # the update is fed fp32 gradients
         )
     if stage == 1 and precision == "bf16" and not offload:
-        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank, and freed one by one.
+        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank, and freed one by one. They are sent
+        # as bf16. All matrices are one row, which DeepSpeed does not cut: a large one goes as it is, a small one is
+        # first laid beside the vectors.
         return States(
             weights=2 * count,
             gradients=4 * count,
             optimizer=12 * share,
             held=0,
-            update=(4 + 2) * at_once,  # the flat fp32 bucket, and bf16 to send it in
+            update=2 * count + (4 * count if count <= REDUCED_AT_ONCE else 0),
         )
     # DeepSpeedZeroOptimizer and its stage 3.
     in_bucket = train.zero.reduce_bucket(count)

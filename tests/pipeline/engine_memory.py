@@ -1,5 +1,5 @@
 """What rank 0 of a DeepSpeed engine holds, in bytes, as the tests start it: engine_memory.py STAGE PRECISION OPTIMIZER
-OFFLOAD.
+OFFLOAD REDUCED_AT_ONCE. The last in elements, 0 for DeepSpeed's own.
 
 `resting`: all live tensors between two steps. `added`: the most that a step adds; its activations are tiny.
 """
@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ MODEL = ModelConfig(layers=2, width=512, heads=4, kv_heads=2)
 VOCAB_SIZE = 2000
 
 
-def main(stage: str, precision: Any, kind: Any, offload: Any) -> None:
+def main(stage: str, precision: Any, kind: Any, offload: Any, reduced_at_once: str) -> None:
     world = world_from_env(os.environ)
     train = TrainConfig(
         tokens=1,
@@ -39,6 +40,8 @@ def main(stage: str, precision: Any, kind: Any, offload: Any) -> None:
     join_world(world)
     model = outline(MODEL, VOCAB_SIZE, 0)
     engine = start_engine(model, train, world)
+    if int(reduced_at_once):
+        engine.allreduce_gradients = partial(engine.allreduce_gradients, int(reduced_at_once))
     batch = np.random.default_rng(0).integers(0, VOCAB_SIZE, (2, 1, 8))
     train_step(engine, batch)
     resting = sum(live_tensors().values())

@@ -194,12 +194,37 @@ OFFLOADED: list[Case] = [(stage, "bf16", "adamw", "cpu") for stage in STAGES[1:]
 def test_states_are_what_a_live_engine_holds(case: Case, ranks: int, within: float) -> None:
     """At its fullest moment, with activations too small to matter: 8 positions. On a CPU what is offloaded lies beside
     the rest."""
-    stage, precision, kind, offload = case
+    found = live_engine(*case, ranks=ranks)
+    train = train_config(*case, ranks=ranks)
+    planned = state_bytes(ModelConfig(**found["model"]), found["vocab_size"], train, case[0], ranks, gpu=False)
+    peak = planned.weights + planned.gradients + planned.optimizer + planned.update + planned.host
+    assert peak == pytest.approx(found["resting"] + found["added"], rel=within)
+
+
+@pytest.mark.slow
+def test_a_row_that_is_larger_than_what_is_reduced_at_once_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At stage 1 in bf16, by a bound so low that a small model is large."""
+    case: Case = (1, "bf16", "adamw", "none")
+    found = live_engine(*case, ranks=1, reduced_at_once=1000)
+    monkeypatch.setattr("pipeline.plan.memory.REDUCED_AT_ONCE", 1000)
+    model, vocab_size = ModelConfig(**found["model"]), found["vocab_size"]
+    planned = state_bytes(model, vocab_size, train_config(*case, ranks=1), 1, 1, gpu=False)
+    assert planned.update == 2 * count_parameters(model, vocab_size).total
+    peak = planned.weights + planned.gradients + planned.optimizer + planned.update
+    assert peak == pytest.approx(found["resting"] + found["added"], rel=0.05)
+
+
+def live_engine(stage: Stage, precision: Any, kind: Any, offload: Any, *, ranks: int, reduced_at_once: int = 0) -> Any:
+    """What one holds."""
+    case = (stage, precision, kind, offload, reduced_at_once)
     process = start_script(Path(__file__).with_name("engine_memory.py"), *map(str, case), ranks=ranks)
     written, _ = process.communicate(timeout=300)
     assert process.returncode == 0, written
-    found = json.loads(next(line for line in written.splitlines() if line.startswith("{")))
-    train = TrainConfig(
+    return json.loads(next(line for line in written.splitlines() if line.startswith("{")))
+
+
+def train_config(stage: Stage, precision: Any, kind: Any, offload: Any, *, ranks: int) -> TrainConfig:
+    return TrainConfig(
         tokens=1,
         global_batch_size=ranks,
         micro_batch_size=1,
@@ -207,9 +232,6 @@ def test_states_are_what_a_live_engine_holds(case: Case, ranks: int, within: flo
         precision=precision,
         zero=ZeroConfig(stage=stage, offload_optimizer=offload),
     )
-    planned = state_bytes(ModelConfig(**found["model"]), found["vocab_size"], train, stage, ranks, gpu=False)
-    peak = planned.weights + planned.gradients + planned.optimizer + planned.update + planned.host
-    assert peak == pytest.approx(found["resting"] + found["added"], rel=within)
 
 
 @pytest.mark.parametrize(
