@@ -23,6 +23,7 @@ from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.placement import placement
+from pipeline.train.repeatable import repeat_bits
 from pipeline.train.stragglers import Stopwatch
 
 PATIENCE = timedelta(days=1)
@@ -87,6 +88,7 @@ def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
 def join_world(world: World) -> None:
     """Starts torch.distributed through DeepSpeed: NCCL on GPUs, gloo on CPUs."""
     os.environ.update(world_env(world))
+    repeat_bits()
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import deepspeed
