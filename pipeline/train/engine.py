@@ -22,6 +22,7 @@ from pipeline.model.decoder import Decoder, initialise
 from pipeline.model.ulysses import find_peers
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
+from pipeline.train.passes import spare_passes
 from pipeline.train.placement import placement
 from pipeline.train.repeatable import repeat_bits
 from pipeline.train.stragglers import Stopwatch
@@ -152,6 +153,7 @@ def start_engine(
         engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     for group in filter(None, (engine.data_parallel_group, peers.group)):  # made without being asked how long
         distributed_c10d._set_pg_timeout(PATIENCE, group)
+    spare_passes(engine.optimizer)
     return engine
 
 
