@@ -2,6 +2,7 @@
 
     Saver.save      hands the state to the thread; training goes on with the next step's forward and backward pass
     its thread      live state ──snapshot──> host memory      the optimizer waits for this before it changes anything
+                    ZeRO stage 3: the ranks' parts of the weights ──gather──> rank 0
                     host memory ──> staging folder ──all ranks agree──> record last, rename
     Saver.wait      once a step's all-reduce has said that all threads are done: tells of the commit, or raises what
                     went wrong
@@ -14,7 +15,7 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -57,7 +58,7 @@ class Saver:
 
     Every rank has one and calls it at the same steps. Asynchronous or not, the same bytes are written by the same code.
     It keeps one copy of what this rank writes in host memory: 12 bytes a parameter over the world size, and on rank 0
-    the model's weights.
+    the model's weights. At ZeRO stage 3 each rank copies its part of the weights, too.
     """
 
     def __init__(
@@ -69,10 +70,14 @@ class Saver:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._state: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] = {}
+        self._parts: dict[str, Tensor] = {}
+        self._room: dict[str, Tensor] = {}
         self._saving: InFlight | None = None
         self._copied = threading.Event()
         self._copied.set()
-        self._hook = engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)
+        self._hooks = [engine.basic_optimizer.register_step_pre_hook(self._wait_for_copy)]
+        if uses_muon(engine):  # its momentum changes before the optimizer's step, at stage 3 inside the backward pass
+            self._hooks.append(engine.module.register_forward_hook(self._wait_for_copy))
         if world.is_main:
             for torn in folder.glob(".step-*.saving"):  # left by a crash inside a save
                 shutil.rmtree(torn)
@@ -93,7 +98,8 @@ class Saver:
             error.add_note(str(failed))
         finally:
             self._thread.shutdown()
-            self._hook.remove()
+            for hook in self._hooks:
+                hook.remove()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Saves the state as it is now, and leaves that to the thread if it is asynchronous.
@@ -106,16 +112,17 @@ class Saver:
             self._saving.stall_s += time.perf_counter() - began
             self.wait()
         began = time.perf_counter()
-        gathered = self._engine.zero_optimization_stage() == 3
-        if gathered:  # takes all ranks' main threads
-            gather_weights(self._engine, self._weights, keep=self._world.is_main)
         live = state_tensors(self._engine, self._world.rank, self._world.size)
-        weights = {} if gathered or not self._world.is_main else dict(self._engine.module.named_parameters())
+        weights: dict[str, Any] = dict(self._engine.module.named_parameters())  # a tied weight appears once
+        shapes = {}
+        if self._engine.zero_optimization_stage() == 3:
+            shapes = {name: parameter.ds_shape for name, parameter in weights.items()}
+            weights = {name: parameter.ds_tensor for name, parameter in weights.items()}
+        elif not self._world.is_main:
+            weights = {}
         now = torch.cuda.current_stream().record_event() if torch.cuda.is_available() else None
         self._copied.clear()
-        saved = self._thread.submit(self._write, checkpoint, live, weights, rng_state(), now)
-        if uses_muon(self._engine):
-            self._copied.wait()  # its momentum changes before the optimizer's step, where others wait
+        saved = self._thread.submit(self._write, checkpoint, live, weights, shapes, rng_state(), now)
         self._saving = InFlight(began=began, saved=saved, stall_s=time.perf_counter() - began)
         if not self._asynchronous:
             self.wait()
@@ -143,7 +150,8 @@ class Saver:
         )
 
     def _wait_for_copy(self, *_: Any) -> None:
-        """Runs before each step of the optimizer, the one place where the state changes."""
+        """Runs before each step of the optimizer, the one place where the state changes; with Muon before each backward
+        pass."""
         if self._saving is not None and not self._copied.is_set():
             began = time.perf_counter()
             self._copied.wait()
@@ -154,13 +162,17 @@ class Saver:
         checkpoint: Checkpoint,
         live: dict[str, Tensor],
         weights: dict[str, Tensor],
+        shapes: Mapping[str, torch.Size],
         rng: dict[str, Tensor],
         now: torch.cuda.Event | None,
     ) -> tuple[Checkpoint, float]:
-        """Runs in the thread. Gives the record as stored, on every rank, and when that was."""
+        """Runs in the thread. Gives the record as stored, on every rank, and when that was. `shapes`: of the weights,
+        where each rank has a part of them."""
         staging = self._folder / f".{step_name(checkpoint.step)}.saving"
         try:
-            self._agreed(lambda: self._copy(live, weights, now))
+            self._agreed(lambda: self._copy(live, self._parts if shapes else self._weights, weights, now))
+            self._agreed(lambda: self._make_room(shapes))
+            self._gather(shapes)
             self._agreed(lambda: staging.mkdir(parents=True) if self._world.is_main else None)
             shares = self._agreed(lambda: self._write_share(staging, rng))
             files = {name: file for share in shares for name, file in share.items()}
@@ -175,16 +187,39 @@ class Saver:
             ) from error
         return checkpoint, time.perf_counter()
 
-    def _copy(self, live: dict[str, Tensor], weights: dict[str, Tensor], now: torch.cuda.Event | None) -> None:
+    def _copy(
+        self,
+        live: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        weights: dict[str, Tensor],
+        now: torch.cuda.Event | None,
+    ) -> None:
         try:
             if now is not None:
                 torch.cuda.set_device(self._world.local_rank)  # each thread has its own
             for stale in self._state.keys() - live.keys():  # back at step 0 there are no moments
                 del self._state[stale]
             snapshot.snapshot(live, self._state, now)
-            snapshot.snapshot(weights, self._weights, now)
+            snapshot.snapshot(weights, buffers, now)
         finally:
             self._copied.set()
+
+    def _make_room(self, shapes: Mapping[str, torch.Size]) -> None:
+        """On rank 0, for the parts of all ranks."""
+        if self._world.is_main:
+            for name in shapes.keys() - self._room.keys():
+                part = self._parts[name]
+                self._room[name] = part.new_empty(self._world.size, part.numel())
+
+    def _gather(self, shapes: Mapping[str, torch.Size]) -> None:
+        """The whole weights to rank 0. ZeRO cuts a flattened weight into as many parts as there are ranks, of one size:
+        the last ones are padded."""
+        for name, shape in shapes.items():
+            room = self._room[name].view(torch.uint8) if self._world.is_main else None
+            to = None if room is None else list(room.unbind())
+            dist.gather(self._parts[name].view(torch.uint8), to, group=self._group)  # not every type travels
+            if self._world.is_main:
+                self._weights[name] = self._room[name].view(-1)[: shape.numel()].view(shape)
 
     def _write_share(self, staging: Path, rng: dict[str, Tensor]) -> dict[str, FileRecord]:
         rank = self._world.rank
@@ -265,31 +300,20 @@ def _load_engine_files(engine: Any, path: Path, checkpoint: Checkpoint, world: W
         raise PipelineError(f"{path}: DeepSpeed restored step {engine.global_steps}, the record says {checkpoint.step}")
 
 
-def gather_weights(engine: Any, buffers: dict[str, Tensor], *, keep: bool) -> None:
-    """The whole model's weights into host buffers, where `keep` is set. At ZeRO stage 3 all ranks lend their parts, one
-    tensor at a time."""
-    for name, parameter in engine.module.named_parameters():  # a tied weight appears once
-        with _gathered(parameter):
-            if keep:
-                snapshot.snapshot({name: parameter}, buffers)
-
-
 def load_weights(engine: Any, path: Path, world: World) -> None:
     """The whole model's weights into the live model. At ZeRO stage 3 rank 0 reads them and hands out the parts."""
     weights = load_file(path)
     for name, parameter in engine.module.named_parameters():
-        with _gathered(parameter, modifier_rank=0), torch.no_grad():
+        with _gathered(parameter), torch.no_grad():
             if world.is_main or not hasattr(parameter, "ds_id"):
                 parameter.copy_(weights[name])
 
 
-def _gathered(parameter: Tensor, modifier_rank: int | None = None) -> Any:
-    """Makes a parameter whole, where ZeRO stage 3 has cut it."""
+def _gathered(parameter: Tensor) -> Any:
+    """Makes a parameter whole, where ZeRO stage 3 has cut it, for rank 0 to change."""
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(
-        [parameter], modifier_rank=modifier_rank, enabled=hasattr(parameter, "ds_id")
-    )
+    return deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id"))
 
 
 def _state_name(rank: int) -> str:

@@ -22,7 +22,6 @@ from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfi
 from pipeline.model.decoder import build, outline
 from pipeline.train.elastic import pieces
 from pipeline.train.engine import join_world, start_engine
-from pipeline.train.saving import gather_weights
 
 VOCAB, SEED = 97, 7
 SHAPE = ModelConfig(layers=2, width=48, heads=4, kv_heads=2, qk_norm=True, base_width=16)
@@ -51,6 +50,16 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 DEEP = ModelConfig(layers=12, width=128, heads=4)
 
 
+def whole_weights(engine: Any) -> dict[str, torch.Tensor]:
+    import deepspeed
+
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            found[name] = parameter.detach().clone()
+    return found
+
+
 def same(world: World) -> None:
     """Raises AssertionError if a weight, or the fp32 number behind it, is not the one that `build` gives."""
     for way, (shape, options) in WAYS.items():
@@ -60,8 +69,7 @@ def same(world: World) -> None:
         engine = start_engine(outline(model, VOCAB, 0), train, world, zero=SHARD_ALL)
         dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
         expected = {name: one.detach().to(dtype) for name, one in build(model, VOCAB, 0, SEED).named_parameters()}
-        found: dict[str, torch.Tensor] = {}
-        gather_weights(engine, found, keep=True)
+        found = whole_weights(engine)
         assert found.keys() == expected.keys(), way
         for name, one in expected.items():
             assert (found[name].dtype, torch.equal(found[name], one)) == (dtype, True), (way, name)

@@ -173,7 +173,7 @@ def test_a_run_goes_on_in_another_world_and_back(unbroken_run: Path, tmp_path: P
 
 def test_an_old_checkpoint_of_another_world_is_refused(tmp_path: Path) -> None:
     old = replace(RECORD, world_size=2, zero_stage=1, files={"engine/mp_rank_00_model_states.pt": FILE})
-    engine = SimpleNamespace(zero_optimization_stage=lambda: 1)
+    engine = SimpleNamespace(zero_optimization_stage=lambda: 1, optimizer=None)
     with pytest.raises(Mistake, match=r"headrace 0\.1\.0 saved this with 2 ranks at ZeRO stage 1"):
         load(engine, tmp_path, old, ALONE)
 
