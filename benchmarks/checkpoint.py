@@ -111,6 +111,7 @@ def main() -> None:
         "step_beside": step_s[3::2],
     }
     megabytes = round(told[-1]["size_bytes"] / 1e6)
+    cut = [parameter.ds_tensor for parameter in engine.module.parameters()] if chosen.stage == 3 else []
     report(
         "checkpoint",
         {"stall_vs_sync": median_ratio(seconds["sync"], seconds["stall"])},
@@ -119,7 +120,7 @@ def main() -> None:
         zero_stage=chosen.stage,
         optimizer=chosen.optimizer,
         checkpoint_megabytes=megabytes,
-        host_megabytes=megabytes,
+        host_megabytes=megabytes + round(sum(part.nbytes for part in cut) / 1e6),
         seconds={side: [round(time, 3) for time in times] for side, times in seconds.items()},
     )
 

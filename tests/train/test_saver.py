@@ -80,6 +80,34 @@ def test_the_optimizer_waits_for_the_copy(engine: Any, tmp_path: Path, monkeypat
     assert 0 < line["stall_s"] <= line["save_s"]
 
 
+def test_with_muon_the_backward_pass_waits_for_the_copy(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy begins only when the forward pass waits for it."""
+    reached, copy = threading.Event(), snapshot.snapshot
+
+    class Watched(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            reached.set()
+            return super().wait(timeout)
+
+    def late(*arguments: Any) -> None:
+        assert reached.wait(60)
+        copy(*arguments)
+
+    monkeypatch.setattr(snapshot, "snapshot", late)
+    engine.basic_optimizer.param_groups[0]["use_muon"] = True
+    with Saver(engine, tmp_path, ALONE, Told(), asynchronous=True) as saver:
+        saver._copied = Watched()
+        saver.save(RECORD)
+        assert not saver._copied.is_set()
+        engine.module(torch.ones(3))
+        is_whole = saver._copied.is_set()
+        reached.set()
+    assert is_whole
+    assert not engine.module._forward_hooks
+
+
 def test_a_save_is_timed_to_its_commit_not_to_when_training_hears_of_it(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
