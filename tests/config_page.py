@@ -20,7 +20,8 @@ HEAD = """# Every key of a run's file
 
 A run is one YAML file, and any key can be given on the command line too: `headrace run mine.yaml train.optimizer.lr=3e-4
 data.sources.0.weight=0.3`. An unknown key is an error that names the nearest one. Changing what shapes the
-weights (`data`, `model`, and of `train` all but `zero`, `micro_batch_size`, `checkpoint` and `guard`) asks for another `name`.
+weights asks for another `name`: `data` but for its cache and its work folder, `model` but for how it is computed ([model.md](model.md)), and `train` but for `zero`,
+`micro_batch_size`, `sequence_parallel`, `checkpoint` and `guard`.
 """
 FOOT = """
 <!-- Written by python -m tests.config_page > docs/config.md from the docstrings in the code. -->"""
