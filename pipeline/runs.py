@@ -26,11 +26,16 @@ class RunState:
 
 
 def read_state(run: RunFolder) -> RunState | None:
-    """The run's pins, or None if it has not begun."""
+    """The run's pins, or None if it has not begun. Raises Mistake if the file is torn or was edited into none."""
     try:
         return read_record(RunState, run.state)
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise Mistake(
+            f"{error}; put the one of then back, or remove it: the next start writes it anew, and its checkpoints "
+            "still refuse another config or corpus"
+        ) from error
 
 
 def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tuple[Path, Manifest]:

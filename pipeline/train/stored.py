@@ -61,10 +61,11 @@ def _notes(run: RunFolder) -> Iterator[Upload]:
 
 
 def _read_note(path: Path) -> Upload | None:
-    """None if there is none: `headrace run` removes notes while training reads them, and the other way round."""
+    """None if there is none: `headrace run` removes notes while training reads them, and the other way round. A torn
+    one says nothing either."""
     try:
         return read_record(Upload, path)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import Mistake, StoppedOnNotice
 from pipeline.notice import unless_told
 from pipeline.remote import Damaged, RemoteFolder
 from pipeline.runs import begin, pin, read_state
-from pipeline.workspace import Workspace, open_workspace
+from pipeline.workspace import RunFolder, Workspace, open_workspace
 from tests.disk import record_disk
 from tests.stores import Outage, files_at, harm, memory_store, tree
 from tests.train.small_runs import config_tree, small_corpus, write_config
@@ -287,3 +287,12 @@ def test_what_a_broken_off_build_left_gives_way(remote: RemoteFolder, begun: Wor
     (workspace.corpora / CORPUS / "shards" / "half.tar").touch()
     assert bring_corpus(config, workspace) is not None
     assert tree(workspace.corpora / CORPUS) == tree(begun.corpora / CORPUS)
+
+
+@pytest.mark.parametrize("torn", ["", '{"run": "small", "conf', "{}"])
+def test_torn_pins_are_one_line(torn: str, tmp_path: Path) -> None:
+    run = RunFolder(path=tmp_path)
+    run.state.write_text(torn)
+    with pytest.raises(Mistake, match=r"state.json is not a RunState record: .*; put the one of then back, or") as said:
+        read_state(run)
+    assert "\n" not in str(said.value)

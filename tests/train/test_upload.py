@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from pipeline.errors import PipelineError, StoppedOnNotice
 from pipeline.remote import RemoteFolder
 from pipeline.scheduler import prune, store_last
 from pipeline.status import status_record, status_text
-from pipeline.train import stored
+from pipeline.train import stored, upload
 from pipeline.train.checkpoint import RECORD_NAME, verify_checkpoint
 from pipeline.train.newest import Newest, newest_good
 from pipeline.train.stored import (
@@ -25,6 +26,7 @@ from pipeline.train.stored import (
     remote_digest,
     remote_steps,
     remove_stored,
+    upload_note,
     uploaded_steps,
 )
 from pipeline.train.upload import Uploader, upload_checkpoint
@@ -322,19 +324,33 @@ def test_a_store_that_fails_is_told_and_the_next_commit_tries_again(
 def test_whatever_goes_wrong_is_told_and_does_not_end_the_uploads(
     run: RunFolder, remote: RemoteFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A note that is damaged, or a fault of ours, is no OSError."""
+    """A fault of ours is no OSError."""
     said = Said()
     save(run, 0)
     save(run, 4)
-    run.upload(0).parent.mkdir()
-    run.upload(0).write_bytes(b"{")
+    store = upload.upload_checkpoint
+
+    def faulty(run: RunFolder, remote: RemoteFolder, step: int, *rest: Any, **how: Any) -> Any:
+        if step == 0:
+            raise RuntimeError("a fault of ours")
+        return store(run, remote, step, *rest, **how)
+
+    monkeypatch.setattr(upload, "upload_checkpoint", faulty)
     with Uploader(run, remote, said, grace_s=60) as uploader:
         uploader.heard("checkpoint", {"step": 0})
         while not said and uploader._thread.is_alive():
             uploader.heard("step", {"step": 1})
         uploader.heard("checkpoint", {"step": 4})
     assert [(line["step"], "problem" in line) for line in said] == [(0, True), (4, False)]
-    assert "step-00000000.json is not a Upload record" in said[0]["problem"]
+    assert said[0]["problem"].startswith("a fault of ours; ")
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"step": 4, "do', b"{}"])
+def test_a_torn_note_says_nothing(torn: bytes, run: RunFolder, remote: RemoteFolder) -> None:
+    note_upload(run, remote, 2, done=True)
+    run.upload(4).write_bytes(torn)
+    assert upload_note(run, remote, 4) is None
+    assert uploaded_steps(run, remote) == {2}
 
 
 def test_a_resume_stores_what_is_missing(run: RunFolder, remote: RemoteFolder) -> None:
