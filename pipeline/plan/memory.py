@@ -309,7 +309,7 @@ def memory(
         logits=logits,
         buffers=max(states.held, states.update - activations - logits),
         host=states.host
-        + (snapshot_bytes(model, vocab_size, train, world_size) if train.checkpoint.asynchronous else 0),
+        + (snapshot_bytes(model, vocab_size, train, stage, world_size) if train.checkpoint.asynchronous else 0),
     )
 
 
@@ -321,8 +321,9 @@ def checkpoint_bytes(model: ModelConfig, vocab_size: int, train: TrainConfig) ->
     return weights + 12 * parameters.total - (4 * parameters.matrices if train.optimizer.kind == "muon" else 0)
 
 
-def snapshot_bytes(model: ModelConfig, vocab_size: int, train: TrainConfig, world_size: int) -> int:
+def snapshot_bytes(model: ModelConfig, vocab_size: int, train: TrainConfig, stage: int, world_size: int) -> int:
     """Rank 0's copy of what it writes, while a checkpoint is written beside training: its share of the state, and the
-    weights, which other ranks do not copy."""
+    weights, which other ranks do not copy; at stage 3 each rank copies its part of them, for rank 0 to gather."""
     weights = ELEMENT_BYTES[train.precision] * count_parameters(model, vocab_size).total
-    return weights + (checkpoint_bytes(model, vocab_size, train) - weights) // world_size
+    shared = checkpoint_bytes(model, vocab_size, train) - (0 if stage == 3 else weights)
+    return weights + shared // world_size

@@ -180,6 +180,8 @@ class Saver:
             self._agreed(lambda: _commit(staging, checkpoint) if self._world.is_main else None)
         except Exception as error:  # a peer that is gone too
             failure = error if isinstance(error, _Failed) else _Failed(_in_words(error))
+            if error is failure and self._world.is_main:  # all have ended their part, and a full disk needs the room
+                shutil.rmtree(staging, ignore_errors=True)
             advice = "the disk is full: free some space and run again; " if failure.is_full else ""
             raise PipelineError(
                 f"{self._folder}: the checkpoint of step {checkpoint.step} could not be written ({failure}); {advice}"

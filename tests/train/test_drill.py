@@ -21,9 +21,13 @@ def test_a_round_is_drawn_from_seed_and_number_alone_and_its_last_start_is_not_s
     assert all(strike and (strike.rank == 0 or strike.point not in MAIN_ONLY) for strike in strikes)
 
 
+SEED = 30
+"""Its first four rounds have no strike by the clock, which falls where the machine's speed puts it."""
+
+
 @pytest.mark.slow
 def test_whatever_strikes_the_run_ends_as_the_unbroken_one() -> None:
-    rounds, seed = os.environ.get("HEADRACE_DRILL_ROUNDS", "4"), os.environ.get("HEADRACE_DRILL_SEED", "1")
+    rounds, seed = os.environ.get("HEADRACE_DRILL_ROUNDS", "4"), os.environ.get("HEADRACE_DRILL_SEED", str(SEED))
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.drill", "--rounds", rounds, "--seed", seed],
         cwd=ROOT,
@@ -31,6 +35,9 @@ def test_whatever_strikes_the_run_ends_as_the_unbroken_one() -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert all(
+        start.strike is None or start.strike.point != "clock" for at in range(4) for start in drawn(SEED, at).starts
+    )
     told = done.stdout.splitlines()[:-1]
     assert len(told) == int(rounds)
     assert sum(" 0 deaths, 0 notices" in line for line in told) < len(told) / 2, "strikes that fell in time"
