@@ -18,7 +18,7 @@ LAST_SHOWN = 5
 
 
 def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
-    """The run's job, step, last figures, checkpoints, scores and alias. Absent things are null."""
+    """The run's job, step, last figures, checkpoints, guard's warnings, scores and alias. Absent things are null."""
     run = workspace.run(config.name)
     job = load_job(run.job)
     journal = read_journal(run.metrics)
@@ -37,6 +37,11 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
         "tokens_per_s": last["tokens_per_s"] if last else None,
         "checkpoints": steps_saved(run.checkpoints),
         "stored": {"at": remote.url, "checkpoints": sorted(uploaded_steps(run, remote))} if remote else None,
+        "warnings": [
+            {"time": line["time"], "verdict": line.get("verdict"), "problem": line.get("problem")}
+            for line in journal
+            if line["kind"] == "guard"
+        ],
         "evaluations": [{"step": line["step"], "scores": line["scores"]} for line in journal if line["kind"] == "eval"],
         "alias": None
         if alias is None or config.promote is None
@@ -67,6 +72,8 @@ def status_text(record: Mapping[str, Any], main_score: str) -> str:
     if (stored := record["stored"]) is not None:
         steps = steps_text(stored["checkpoints"]) or "nothing yet"
         lines.append(f"stored       {steps}, from here, at {stored['at']}")
+    if warnings := record["warnings"]:
+        lines.append(f"warnings     {len(warnings):,}, the last: {warnings[-1]['problem']}")
     lines += evaluation_lines(record["evaluations"], main_score)
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"

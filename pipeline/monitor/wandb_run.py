@@ -104,8 +104,15 @@ def shown_figures(line: Line) -> dict[str, float | int]:
     return {STEP: step, **figures} if figures else {}
 
 
+def alert_of(line: Line) -> tuple[str, str] | None:
+    """Title and text of what a journal line warns of; None if it warns of nothing."""
+    if line["kind"] != "guard":
+        return None
+    return f"headrace: {line.get('verdict')}", str(line.get("problem"))
+
+
 def _step(line: Line) -> dict[str, Any]:
-    figures = ("loss", "lr", "grad_norm", "tokens_per_s", "step_s")
+    figures = ("loss", "z_loss", "lr", "grad_norm", "tokens_per_s", "step_s", "slowest_rank", "slowest_over_median")
     return {"tokens": line.get("tokens"), **{f"train/{name}": line.get(name) for name in figures}}
 
 
@@ -130,7 +137,18 @@ def _promote(line: Line) -> dict[str, Any]:
     return {"promote/promoted": int(line.get("verdict") == "promote"), "promote/generation": line.get("generation")}
 
 
-_SHOWN = {"step": _step, "checkpoint": _checkpoint, "upload": _upload, "eval": _eval, "promote": _promote}
+def _guard(line: Line) -> dict[str, Any]:
+    return {f"guard/{line.get('verdict')}": 1}
+
+
+_SHOWN = {
+    "step": _step,
+    "checkpoint": _checkpoint,
+    "upload": _upload,
+    "eval": _eval,
+    "promote": _promote,
+    "guard": _guard,
+}
 
 
 def _is_number(value: Any) -> bool:

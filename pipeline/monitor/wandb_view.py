@@ -9,6 +9,7 @@ A run that is preempted and resumed is one curve:
 - wandb's own step is the line's number in the journal. wandb drops what comes with a lower step than it has seen, so
   segments go on where the last one stopped, and a line that is sent twice counts once.
 - The charts' axis is the training step, so an evaluation that comes late has its right place.
+- What the guard finds is an alert, which wandb sends on by mail or Slack. One that is sent twice comes twice.
 - Steps trained again after a resume are sent only where their loss differs; then, as in the journal, the later wins.
 
 A killed process loses what wandb had not yet written, so the stored place in the journal stays that much behind.
@@ -26,7 +27,7 @@ from typing import Any, Self
 from data_prep.files import read_record, write_record
 from pipeline.monitor.journal import JOURNAL_NAME, Line, read_from, read_journal
 from pipeline.monitor.redact import without_secrets
-from pipeline.monitor.wandb_run import Mode, finish, resolve_mode, shown_figures, start
+from pipeline.monitor.wandb_run import Mode, alert_of, finish, resolve_mode, shown_figures, start
 
 WRITTEN_AFTER_S = 30.0
 """wandb writes its local file every 15 s (its `x_transaction_log_flush_interval`); twice that is surely written."""
@@ -106,6 +107,8 @@ class WandbView:
             figures = shown_figures(line)
             if figures and not self._repeats(line):
                 self._run.log(figures, step=number)
+            if alert := alert_of(line):
+                self._run.alert(*alert, level="WARN")
         self._given = Place(offset=offset, lines=self._given.lines + len(lines))
         if time.monotonic() - self._written_at > WRITTEN_AFTER_S:
             write_record(self._place_path, self._written)

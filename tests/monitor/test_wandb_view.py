@@ -103,6 +103,18 @@ def test_late_evaluations_and_promotions_are_shown(tmp_path: Path) -> None:
     assert len(points) == 3
 
 
+def test_what_the_guard_finds_is_an_alert_and_stands_in_the_charts(tmp_path: Path) -> None:
+    with view(tmp_path), Journal(tmp_path / "metrics.jsonl") as journal:
+        journal.append("guard", verdict="replay", step=7, problem="the loss of step 7 is nan", documents={"a": ["b"]})
+        journal.append("guard", verdict="hung", silent_s=9.0, problem="no step ends any more")
+    alerts = [one.alert for one in records(segments(tmp_path)[0]) if one.WhichOneof("record_type") == "alert"]
+    assert [(one.title, one.text, one.level) for one in alerts] == [
+        ("headrace: replay", "the loss of step 7 is nan", "WARN"),
+        ("headrace: hung", "no step ends any more", "WARN"),
+    ]
+    assert curve(logged_history(tmp_path), "guard/replay") == {7: 1}
+
+
 PROGRAM = """
 import sys
 from pathlib import Path

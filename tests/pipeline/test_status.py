@@ -20,6 +20,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "loss": None,
         "checkpoints": [],
         "stored": None,
+        "warnings": [],
         "evaluations": [],
         "alias": None,
     }
@@ -71,3 +72,9 @@ def test_one_evaluation_takes_one_line_and_none_takes_none() -> None:
 def test_few_steps_are_all_named() -> None:
     assert steps_text([1, 2, 3, 4, 5000]) == "step 1, step 2, step 3, step 4, step 5,000"
     assert steps_text([]) == ""
+
+
+def test_what_the_guard_found_is_one_line() -> None:
+    found = [{"time": at, "verdict": "replay", "problem": f"the loss of step {at} is nan"} for at in (7, 9)]
+    assert "warnings     2, the last: the loss of step 9 is nan" in status_text(record(warnings=found), MEASURE)
+    assert "warnings" not in status_text(record(), MEASURE)
