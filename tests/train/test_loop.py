@@ -33,6 +33,8 @@ class Rank:
     losses: tuple[float, float] = (2.0, 0.0)
     forward_s: float = 1000.0
     told: bool = False
+    saved: bool = False
+    """Its part of a save in flight has come to an end."""
 
 
 def taken(
@@ -69,7 +71,8 @@ def taken(
             notice=notice,
             tell=lambda kind, **figures: lines.append({"kind": kind, **figures}),
         )
-        return take_step(training, None, lambda _: np.zeros(0, dtype=np.uint16), lambda _: digest, 2)
+        batch = np.zeros(0, dtype=np.uint16)
+        return take_step(training, None, lambda _: batch, lambda _: digest, 2, lambda: rank.saved)
 
     monkeypatch.setattr(loop, "set_learning_rate", lambda *_: None)
     monkeypatch.setattr(loop, "averaged", averaged)
@@ -104,3 +107,13 @@ def test_one_rank_has_nobody_to_wait_for_and_no_z_loss_is_none(tmp_path: Path, m
 def test_a_notice_to_any_rank_stops_all(told: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, _ = taken(tmp_path, [Rank(told=at == told) for at in range(2)], monkeypatch)
     assert step.stop
+
+
+@pytest.mark.parametrize("ended", [(), (0,), (1, 2), (0, 1, 2)])
+def test_a_save_is_over_once_every_ranks_part_of_it_is(
+    ended: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that waited earlier, and met a failure, would leave the others in the next step."""
+    ranks = [Rank(saved=at in ended) for at in range(3)]
+    step, _ = taken(tmp_path, ranks, monkeypatch, "train.global_batch_size=12")
+    assert step.save_is_over == (len(ended) == 3)
