@@ -113,6 +113,8 @@ def check_zero(config: RunConfig) -> None:
             )
     if zero.offload_optimizer != "none" and zero.stage == 0:
         raise Mistake("train.zero.offload_optimizer: needs train.zero.stage=1 or more: stage 0 shards nothing")
+    if zero.reduce_dtype == "bf16" and train.precision != "bf16":
+        raise Mistake("train.zero.reduce_dtype: bf16 needs train.precision=bf16; leave it out")
     if zero.reduce_bucket_size is not None:
         _positive("train.zero.reduce_bucket_size", zero.reduce_bucket_size)
     if muon and train.optimizer.gradient_clipping:

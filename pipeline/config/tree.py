@@ -127,6 +127,9 @@ class ZeroConfig:
     """Where stage 3 keeps the parameters that are not in use."""
     reduce_bucket_size: int | None = None
     """Gradient elements that are reduced at once: the model's parameters, at most 5e8, if not given."""
+    reduce_dtype: Literal["fp32", "bf16"] = "fp32"
+    """What gradients are averaged over the ranks in where `train.precision` is bf16: `fp32` is exact, `bf16` moves half
+    the bytes and rounds each mean."""
     zero_hpz_partition_size: int = 1
     """ZeRO++: ranks, those of a node, that hold a second copy of stage 3's parameters between them; 1 turns it off."""
     zero_quantized_weights: bool = False
@@ -223,6 +226,13 @@ class TrainConfig:
         """Micro-batches that each rank takes in a step of the full global batch. The batch must fit the world
         (`check_batch`)."""
         return self.global_batch_size // (self.micro_batch_size * self.data_ranks(world_size))
+
+    @property
+    def reduce_dtype(self) -> Literal["fp32", "bf16"]:
+        """What gradients travel in. ZeRO++'s int4 is made of what the model computes in: its kernels read two bytes."""
+        if self.precision == "fp32" or self.zero.zero_quantized_gradients:
+            return self.precision
+        return self.zero.reduce_dtype
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -252,7 +252,6 @@ def traffic_of(patient: Patient) -> Traffic | None:
     plan, train = patient.plan, patient.config.train
     if plan is None or not patient.timed:
         return None
-    moved = plan.parameters.total * ELEMENT_BYTES[train.precision]
     one = Forward(
         model=patient.config.model,
         micro_batch_size=train.micro_batch_size,
@@ -262,8 +261,8 @@ def traffic_of(patient: Patient) -> Traffic | None:
     )
     return Traffic(
         stage=train.zero.stage,
-        gradient_bytes=moved,
-        weight_bytes=moved,
+        gradient_bytes=plan.parameters.total * ELEMENT_BYTES[train.reduce_dtype],
+        weight_bytes=plan.parameters.total * ELEMENT_BYTES[train.precision],
         reductions=plan.accumulation,
         compute_s=plan.tokens_per_step / plan.tokens_per_s,
         exchanged_bytes=plan.accumulation * exchanged_bytes(one),

@@ -226,8 +226,10 @@ def unmoved_bytes(
 ) -> States:
     """Of AdamW, with nothing offloaded."""
     precision, offload = train.precision, train.zero.offload_optimizer == "cpu"
+    sent = ELEMENT_BYTES[train.reduce_dtype]
     parameters = count_parameters(model, vocab_size)
     count, element = parameters.total, ELEMENT_BYTES[precision]
+    converted = sent if sent != element else 0  # a copy of what is sent, if it is sent as something else
     share = -(-count // world_size)
     at_once = min(count, REDUCED_AT_ONCE)
     if stage == 0:  # nothing is sharded; reduction goes through a flat copy
@@ -237,22 +239,23 @@ def unmoved_bytes(
             gradients=element * count,
             optimizer=(12 if half else 8) * count,  # fp32 weights are their own masters
             held=0,
-            update=max(element * at_once, 4 * count if half else 0),  # the update is fed fp32 gradients
+            update=max((element + converted) * at_once, 4 * count if half else 0),  # the update is fed fp32 gradients
         )
     if stage == 1 and precision == "bf16" and not offload:
-        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank, and freed one by one. They are sent
-        # as bf16. All matrices are one row, which DeepSpeed does not cut: a large one goes as it is, a small one is
-        # first laid beside the vectors.
+        # BF16_Optimizer: bf16 gradients are added to fp32 ones, whole on each rank, and freed one by one. All matrices
+        # are one row, which DeepSpeed does not cut: a large one goes as it is, a small one is first laid beside the
+        # vectors.
         return States(
             weights=2 * count,
             gradients=4 * count,
             optimizer=12 * share,
             held=0,
-            update=2 * count + (4 * count if count <= REDUCED_AT_ONCE else 0),
+            update=(2 * count if sent == 2 else 0) + (4 * count if count <= REDUCED_AT_ONCE else 0),
         )
     # DeepSpeedZeroOptimizer and its stage 3.
     in_bucket = train.zero.reduce_bucket(count)
-    bucket, flat = element * in_bucket, element * min(count, in_bucket)
+    bucket = (sent if stage == 3 else element) * in_bucket  # stage 3's is of what is sent
+    flat, whole = sent * min(count, in_bucket), converted * min(count, in_bucket)
     if stage == 1:  # gradients move into the bucket and leave as flat copies: never both
         again = element * count + 4 * share if precision == "bf16" else 0  # of offloaded ones there are both
         return States(
@@ -262,13 +265,13 @@ def unmoved_bytes(
             held=bucket,
             update=bucket,
         )
-    early = flat if count > in_bucket else 0  # a full bucket is reduced while backward goes on
+    early = (whole if stage == 2 else flat) if count > in_bucket else 0  # a full one is reduced while backward goes on
     gathered = element * min(count, MAX_LIVE_PARAMETERS) if stage == 3 else 0
-    if stage == 2:  # tensor by tensor to fp32; the bucket is gone when the optimizer steps
-        update = max(bucket + flat + 4 * parameters.largest, 4 * share)
+    if stage == 2:  # added up tensor by tensor in fp32; the bucket is gone when the optimizer steps
+        update = bucket + (whole or 4 * parameters.largest if precision == "bf16" else 4 * share)
     else:
         by_gloo = 0 if gpu else flat  # its reduce-scatter works on a copy
-        in_fp32 = 4 * min(count, in_bucket) // world_size if precision == "bf16" else 0
+        in_fp32 = 4 * min(count, in_bucket) // world_size if sent == 2 else 0
         update = bucket + max(by_gloo + max(flat, in_fp32), 4 * share)
     return States(
         weights=element * (share if stage == 3 else count),

@@ -51,6 +51,8 @@ def deepspeed_config(train: TrainConfig, world_size: int, num_parameters: int) -
             "check_grad_overflow": True,
             "immediate_grad_update": True,
         },
+        # By itself it takes the model's: BF16_Optimizer rounds its fp32 sums once more, with one rank too.
+        "communication_data_type": train.reduce_dtype,
         "zero_optimization": zero_settings(train, num_parameters),
         "zero_allow_untested_optimizer": train.optimizer.kind == "muon",  # its own, but only tested when it makes it
         "zero_force_ds_cpu_optimizer": False,  # ours is torch's fused AdamW: no extension to compile
@@ -74,9 +76,11 @@ def zero_settings(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
     for key in ("offload_optimizer", "offload_param"):
         if getattr(zero, key) != "none":
             settings[key] = {"device": getattr(zero, key), "pin_memory": torch.cuda.is_available()}
-    if zero.stage == 1:
+    if zero.stage in (1, 2):
         # What it calls a reduce-scatter is an all-reduce over copies (allreduce_and_scatter): two per cent of a step on
-        # a CPU. Without it the bucket itself is reduced.
+        # a CPU. Without it the bucket itself is reduced. With it stage 2 also divides in bf16, which three ranks round;
+        # and a Muon matrix that follows a norm in the bucket takes its place, so that the norm is fed zeros (0.19.8,
+        # average_tensor: merged ranges lose their output).
         settings["reduce_scatter"] = False
     if zero.stage == 3:
         for key in ("zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients"):

@@ -1,5 +1,5 @@
 """What rank 0 of a DeepSpeed engine holds, in bytes, as the tests start it: engine_memory.py STAGE PRECISION OPTIMIZER
-OFFLOAD REDUCED_AT_ONCE. The last in elements, 0 for DeepSpeed's own.
+OFFLOAD REDUCE_DTYPE REDUCED_AT_ONCE. The last in elements, 0 for DeepSpeed's own.
 
 `resting`: all live tensors between two steps. `added`: the most that a step adds; its activations are tiny.
 """
@@ -27,14 +27,14 @@ MODEL = ModelConfig(layers=2, width=512, heads=4, kv_heads=2)
 VOCAB_SIZE = 2000
 
 
-def main(stage: str, precision: Any, kind: Any, offload: Any, reduced_at_once: str) -> None:
+def main(stage: str, precision: Any, kind: Any, offload: Any, reduce_dtype: Any, reduced_at_once: str) -> None:
     world = world_from_env(os.environ)
     train = TrainConfig(
         tokens=1,
         global_batch_size=2 * world.size,
         micro_batch_size=1,
         optimizer=OptimizerConfig(lr=1e-3, kind=kind, gradient_clipping=float(kind == "adamw")),
-        zero=ZeroConfig(stage=cast(Stage, int(stage)), offload_optimizer=offload),
+        zero=ZeroConfig(stage=cast(Stage, int(stage)), offload_optimizer=offload, reduce_dtype=reduce_dtype),
         precision=precision,
     )
     join_world(world)

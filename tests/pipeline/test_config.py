@@ -50,6 +50,7 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("cluster.processes_per_node=-1", r"cluster.processes_per_node: -1 must be at least 1"),
         ("train.optimizer.lr=.nan", r"train.optimizer.lr: nan must be more than 0, and finite"),
         ("train.optimizer.lr=-1", r"train.optimizer.lr: -1.0 must be more than 0"),
+        ("train.zero.reduce_dtype=bf16", r"train.zero.reduce_dtype: bf16 needs train.precision=bf16; leave it out"),
         ("train.optimizer.muon_lr=.inf", r"train.optimizer.muon_lr: inf must be more than 0, and finite"),
         ("train.optimizer.weight_decay=-0.1", r"train.optimizer.weight_decay: -0.1 must be 0 or more"),
         ("train.optimizer.betas=[0.9, 1]", r"train.optimizer.betas: 1.0 must be at least 0 and below 1"),

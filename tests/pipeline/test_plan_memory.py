@@ -175,20 +175,21 @@ def test_activations_and_logits_are_the_peak_of_forward_and_backward(
     assert planned == pytest.approx(peak, rel=0.05)
 
 
-Case = tuple[Stage, Precision, Any, Any]
-ADAMW: list[Case] = [(stage, precision, "adamw", "none") for stage in STAGES for precision in ("fp32", "bf16")]
-MUON: list[Case] = [(stage, "bf16", "muon", "none") for stage in STAGES[:3]]
-OFFLOADED: list[Case] = [(stage, "bf16", "adamw", "cpu") for stage in STAGES[1:]]
+Case = tuple[Stage, Precision, Any, Any, Any]
+ADAMW: list[Case] = [(stage, precision, "adamw", "none", "fp32") for stage in STAGES for precision in ("fp32", "bf16")]
+IN_BF16: list[Case] = [(stage, "bf16", "adamw", "none", "bf16") for stage in STAGES]
+MUON: list[Case] = [(stage, "bf16", "muon", "none", "fp32") for stage in STAGES[:3]]
+OFFLOADED: list[Case] = [(stage, "bf16", "adamw", "cpu", "fp32") for stage in STAGES[1:]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "ranks", "within"),
     [
-        *((case, 1, 0.05) for case in ADAMW),
+        *((case, 1, 0.05) for case in [*ADAMW, *IN_BF16]),
         # At stage 3 a bucket's copy may still be there when the next is made: the other rank decides.
-        *((case, 2, 0.16 if case[0] == 3 else 0.05) for case in ADAMW),
-        *((case, 2, 0.16 if case[0] == 3 else 0.07) for case in [*MUON, *OFFLOADED]),
+        *((case, 2, 0.18 if case[0] == 3 else 0.05) for case in [*ADAMW, *IN_BF16]),
+        *((case, 2, 0.18 if case[0] == 3 else 0.07) for case in [*MUON, *OFFLOADED]),
     ],
 )
 def test_states_are_what_a_live_engine_holds(case: Case, ranks: int, within: float) -> None:
@@ -202,52 +203,58 @@ def test_states_are_what_a_live_engine_holds(case: Case, ranks: int, within: flo
 
 
 @pytest.mark.slow
-def test_a_row_that_is_larger_than_what_is_reduced_at_once_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("reduce_dtype", "copied"), [("fp32", 0), ("bf16", 2)])
+def test_a_row_that_is_larger_than_what_is_reduced_at_once_is_sent_whole(
+    reduce_dtype: str, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At stage 1 in bf16, by a bound so low that a small model is large."""
-    case: Case = (1, "bf16", "adamw", "none")
+    case: Case = (1, "bf16", "adamw", "none", reduce_dtype)
     found = live_engine(*case, ranks=1, reduced_at_once=1000)
     monkeypatch.setattr("pipeline.plan.memory.REDUCED_AT_ONCE", 1000)
     model, vocab_size = ModelConfig(**found["model"]), found["vocab_size"]
     planned = state_bytes(model, vocab_size, train_config(*case, ranks=1), 1, 1, gpu=False)
-    assert planned.update == 2 * count_parameters(model, vocab_size).total
+    assert planned.update == copied * count_parameters(model, vocab_size).total
     peak = planned.weights + planned.gradients + planned.optimizer + planned.update
     assert peak == pytest.approx(found["resting"] + found["added"], rel=0.05)
 
 
-def live_engine(stage: Stage, precision: Any, kind: Any, offload: Any, *, ranks: int, reduced_at_once: int = 0) -> Any:
+def live_engine(*case: Any, ranks: int, reduced_at_once: int = 0) -> Any:
     """What one holds."""
-    case = (stage, precision, kind, offload, reduced_at_once)
-    process = start_script(Path(__file__).with_name("engine_memory.py"), *map(str, case), ranks=ranks)
+    script = Path(__file__).with_name("engine_memory.py")
+    process = start_script(script, *map(str, case), str(reduced_at_once), ranks=ranks)
     written, _ = process.communicate(timeout=300)
     assert process.returncode == 0, written
     return json.loads(next(line for line in written.splitlines() if line.startswith("{")))
 
 
-def train_config(stage: Stage, precision: Any, kind: Any, offload: Any, *, ranks: int) -> TrainConfig:
+def train_config(
+    stage: Stage, precision: Any, kind: Any, offload: Any, reduce_dtype: Any, *, ranks: int
+) -> TrainConfig:
     return TrainConfig(
         tokens=1,
         global_batch_size=ranks,
         micro_batch_size=1,
         optimizer=OptimizerConfig(lr=1e-3, kind=kind),
         precision=precision,
-        zero=ZeroConfig(stage=stage, offload_optimizer=offload),
+        zero=ZeroConfig(stage=stage, offload_optimizer=offload, reduce_dtype=reduce_dtype),
     )
 
 
 @pytest.mark.parametrize(
-    ("stage", "asked", "held"),
+    ("stage", "precision", "asked", "held"),
     [
-        (1, 10**8, 4 * 10**8),  # larger than the model: it is allocated all the same
-        (2, 10**5, 2 * 4 * 10**5),  # a full one is reduced, from a copy, while backward goes on
+        (1, "fp32", 10**8, 4 * 10**8),  # larger than the model: it is allocated all the same
+        (2, "fp32", 10**5, 4 * 10**5),
+        (2, "bf16", 10**5, (2 + 4) * 10**5),  # a full one is reduced, from a copy, while backward goes on
     ],
 )
-def test_the_reduce_bucket_is_planned_as_configured(stage: Stage, asked: int, held: int) -> None:
+def test_the_reduce_bucket_is_planned_as_configured(stage: Stage, precision: Precision, asked: int, held: int) -> None:
     train = TrainConfig(
         tokens=1,
         global_batch_size=2,
         micro_batch_size=1,
         optimizer=OptimizerConfig(lr=1e-3),
-        precision="fp32",
+        precision=precision,
         zero=ZeroConfig(stage=stage, reduce_bucket_size=asked),
     )
     assert state_bytes(ModelConfig(layers=2, width=512, heads=4), 2000, train, stage, 2, gpu=True).held == held

@@ -78,13 +78,31 @@ def a_train(zero: dict[str, Any], **optimizer: Any) -> TrainConfig:
     )
 
 
+@pytest.mark.parametrize(
+    ("zero", "told"),
+    [
+        ({"stage": 1}, "fp32"),
+        ({"stage": 1, "reduce_dtype": "bf16"}, "bf16"),
+        ({"stage": 3}, "fp32"),
+        ({"stage": 3, "zero_quantized_gradients": True}, "bf16"),  # its kernels read two bytes
+    ],
+)
+def test_deepspeed_is_told_what_gradients_travel_in(zero: dict[str, Any], told: str) -> None:
+    assert deepspeed_config(a_train(zero), 4, 1000)["communication_data_type"] == told
+
+
 def test_deepspeed_is_told_batches_and_precision() -> None:
     told = deepspeed_config(a_train({"stage": 2}), 4, 1000)
     assert (told["train_batch_size"], told["train_micro_batch_size_per_gpu"]) == (16, 2)
     assert told["gradient_accumulation_steps"] == 2
     assert told["bf16"]["enabled"]
     assert told["bf16"]["check_grad_overflow"], "else a norm that is no number is -1, a good one"
-    assert told["zero_optimization"] == {"stage": 2, "overlap_comm": False, "reduce_bucket_size": 1000}
+    assert told["zero_optimization"] == {
+        "stage": 2,
+        "overlap_comm": False,
+        "reduce_bucket_size": 1000,
+        "reduce_scatter": False,
+    }
 
 
 @pytest.mark.parametrize(
