@@ -111,6 +111,11 @@ def check_zero(config: RunConfig) -> None:
                 f"train.zero.{key}: not with train.batch_warmup: gradients of both together were never compared with "
                 "plain ones; choose one of them"
             )
+    if zero.stage == 3 and config.model.compile == "model":
+        raise Mistake(
+            "model.compile: model is one graph of all blocks, for which train.zero.stage=3 would gather all weights at "
+            "once; use block"
+        )
     if zero.offload_optimizer != "none" and zero.stage == 0:
         raise Mistake("train.zero.offload_optimizer: needs train.zero.stage=1 or more: stage 0 shards nothing")
     if zero.reduce_dtype == "bf16" and train.precision != "bf16":

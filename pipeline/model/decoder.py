@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ModelConfig
 from pipeline.model.attention import document_numbers, mask_of, path_on
-from pipeline.model.layers import Attention, Blocks, KeyValues, rotary
+from pipeline.model.layers import Attention, Blocks, KeyValues, compile_forward, rotary
 from pipeline.model.loss import Losses, OutputLayer, mean_losses, next_token_targets
 from pipeline.model.ulysses import Peers
 
@@ -96,10 +96,10 @@ def outline(config: ModelConfig, vocab_size: int, end_of_text_id: int) -> Decode
     with torch.device("meta"):
         model = Decoder(config, vocab_size, end_of_text_id)
     if config.compile == "model":
-        model.blocks.compile()
+        compile_forward(model.blocks)
     elif config.compile == "block":
         for block in model.blocks:
-            block.compile()
+            compile_forward(block)
     if config.compile != "none":
         model.output.compile_loss()
     return model

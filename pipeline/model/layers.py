@@ -149,3 +149,9 @@ class Blocks(nn.ModuleList):
 def recomputed(function: Any, *inputs: Any) -> Any:
     """Keeps the inputs alone and computes the rest again in backward. Nothing here draws random numbers."""
     return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def compile_forward(module: nn.Module) -> None:
+    """Compiles what a module computes, and not the hooks around it, as `module.compile()` would: at ZeRO stage 3 they
+    gather the module's weights."""
+    module.forward = torch.compile(module.forward)

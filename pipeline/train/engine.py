@@ -151,6 +151,10 @@ def start_engine(
     model.share_sequences(peers)
     settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
     settings["zero_optimization"] |= zero or {}
+    if train.zero.stage == 3 and model.config.compile == "block":
+        # Weights are gathered a block at a time, around its one graph. A hook at each module inside would break it.
+        for block in model.blocks:
+            deepspeed.utils.set_z3_leaf_module(block, True)
     optimizer = optimizer_of(model, train.optimizer)  # groups by shapes, and a parameter that has been cut has none
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
         initialise(model, train.seed if first_weights else None, placement(train, settings))

@@ -1,7 +1,8 @@
 """One rank of two at ZeRO stage 3, as the test starts it: stage3_options.py OUT.
 
-Writes the losses and gradient norms of a few steps for each way to compute the same model. Every parameter is sharded,
-however small, so that weights are whole only while their module is called.
+Writes the losses and gradient norms of a few steps for each way to compute the same model, and how many graphs and
+breaks were traced. Every parameter is sharded, however small, so that weights are whole only while their module is
+called. What is compiled is traced, forward and backward, but run without a compiler, which would take minutes.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from cluster.world import world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
@@ -26,6 +28,16 @@ WAYS: dict[str, dict[str, Any]] = {
     "attention again, chunks": {"recompute": "attention", "loss_chunk_size": 7},
     "tied": {"tie_embeddings": True},
     "tied, chunks": {"tie_embeddings": True, "loss_chunk_size": 7},
+    "compiled": {"compile": "block"},
+    "compiled, blocks again": {"compile": "block", "recompute": "block", "recompute_every": 2},
+    "compiled, attention again, chunks": {"compile": "block", "recompute": "attention", "loss_chunk_size": 16},
+}
+SHARD_ALL = {
+    "stage3_param_persistence_threshold": 0,
+    # What is used again soon would be kept: all of a small model, from forward to backward.
+    "stage3_max_reuse_distance": 0,
+    "stage3_max_live_parameters": 0,
+    "stage3_prefetch_bucket_size": 0,
 }
 TRAIN = TrainConfig(
     tokens=1,
@@ -55,12 +67,20 @@ def main(out: str) -> None:
     settings = engines.zero_settings
 
     def sharding_all(train: TrainConfig, num_parameters: int) -> dict[str, Any]:
-        return settings(train, num_parameters) | {"stage3_param_persistence_threshold": 0}
+        return settings(train, num_parameters) | SHARD_ALL
 
     engines.zero_settings = sharding_all
-    figures = {way: steps(replace(SHAPE, **options)) for way, options in WAYS.items()}
+    compiler = torch.compile
+    torch.compile = lambda function, **how: compiler(function, **how | {"backend": "aot_eager"})  # type: ignore[misc]
+    figures, traced = {}, {}
+    for way, options in WAYS.items():
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        figures[way] = steps(replace(SHAPE, **options))
+        counted = torch._dynamo.utils.counters
+        traced[way] = [counted["stats"]["unique_graphs"], sum(counted["graph_break"].values())]
     if world.is_main:
-        Path(out).write_text(json.dumps(figures))
+        Path(out).write_text(json.dumps({"figures": figures, "traced": traced}))
 
 
 if __name__ == "__main__":

@@ -132,6 +132,10 @@ def test_offload_and_zero_plus_plus_are_passed_through() -> None:
         (["train.zero.zero_quantized_weights=true"], "zero_quantized_weights: needs train.zero.stage=3"),
         (["train.zero.zero_quantized_gradients=true"], "zero_quantized_gradients: needs train.zero.stage=3"),
         (["train.zero.zero_hpz_partition_size=2"], "zero_hpz_partition_size: needs train.zero.stage=3"),
+        (
+            ["train.zero.stage=3", "model.compile=model"],
+            "model.compile: model is one graph of all blocks, .* use block",
+        ),
         (["train.zero.stage=3", "train.zero.zero_hpz_partition_size=3"], "must divide the run's 2 ranks"),
         (["train.zero.stage=3", "train.zero.zero_quantized_weights=true"], "its kernels need a GPU"),
         (
