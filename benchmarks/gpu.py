@@ -275,7 +275,8 @@ def in_own_process(preset: str, chosen: argparse.Namespace, run: Run = subproces
         said, record = split_record(done.stdout)
         print(*said, sep="\n", flush=True)
         if done.returncode:
-            measured = "its save was not measured" if record else f"not measured with {fewer} layers fewer than planned"
+            as_planned = f" with {fewer} layers fewer than planned" if fewer else ""
+            measured = "its save was not measured" if record else f"not measured{as_planned}"
             print(f"{preset}: {measured}, its process ended with {done.returncode}", flush=True)
         if record is not None or done.returncode != EXIT_NO_ROOM:
             return record

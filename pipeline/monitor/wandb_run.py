@@ -108,7 +108,8 @@ def alert_of(line: Line) -> tuple[str, str] | None:
     """Title and text of what a journal line warns of; None if it warns of nothing."""
     if line["kind"] != "guard":
         return None
-    return f"headrace: {line.get('verdict')}", str(line.get("problem"))
+    at = f" at step {line['step']:,}" if "step" in line else ""  # of two with one title wandb sends one a minute
+    return f"headrace: {line.get('verdict')}{at}", str(line.get("problem"))
 
 
 def _step(line: Line) -> dict[str, Any]:

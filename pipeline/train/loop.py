@@ -64,8 +64,8 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, 
     order = order_of_config(config, training.manifest, state.skipped)
 
     def commit(step: int) -> None:
-        if world.is_main:
-            to_disk(training.run.metrics)  # the steps that led here come to disk before the checkpoint does
+        # The steps that led here come to disk before the checkpoint does.
+        from_main(lambda: to_disk(training.run.metrics), world)
         saver.save(describe(training, order, step))
 
     if step is not None:

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO stages 1 and 2 go over a model's gradients many times a step; on a CPU each time costs most of a per
-cent of a small model's step (docs/lab-notes.md). Here they go fewer times, to the same bits.
+cent of a small model's step (docs/lab-notes.md). Here they go fewer times, to the same bits: the copies surely, the
+norm once it is rounded to fp32.
 
 What is replaced is three methods of one optimizer object, each by one that gives what the method gives. A DeepSpeed
 without such a method is left as it is.

@@ -18,6 +18,7 @@ from pipeline.data.trace import document_ids
 from pipeline.errors import PipelineError
 from pipeline.monitor.journal import read_from, unbroken
 from pipeline.train.checkpoint import set_aside, steps_saved
+from pipeline.train.collectives import from_main
 from pipeline.train.guard import Decision, Figures, GuardState, Replay
 from pipeline.train.training import Training
 
@@ -27,8 +28,7 @@ def act(training: Training, decision: Decision, state: GuardState, order: Order)
 
     Raises PipelineError, on all ranks, to give up.
     """
-    if training.world.is_main:
-        record(training, decision, state, order)
+    from_main(lambda: record(training, decision, state, order), training.world)
     if decision.kind == "give_up":
         raise PipelineError(
             f"run {training.config.name}: {decision.why}, after {state.rollbacks} rollbacks; the checkpoints before it "

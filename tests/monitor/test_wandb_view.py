@@ -109,7 +109,7 @@ def test_what_the_guard_finds_is_an_alert_and_stands_in_the_charts(tmp_path: Pat
         journal.append("guard", verdict="hung", silent_s=9.0, problem="no step ends any more")
     alerts = [one.alert for one in records(segments(tmp_path)[0]) if one.WhichOneof("record_type") == "alert"]
     assert [(one.title, one.text, one.level) for one in alerts] == [
-        ("headrace: replay", "the loss of step 7 is nan", "WARN"),
+        ("headrace: replay at step 7", "the loss of step 7 is nan", "WARN"),
         ("headrace: hung", "no step ends any more", "WARN"),
     ]
     assert curve(logged_history(tmp_path), "guard/replay") == {7: 1}

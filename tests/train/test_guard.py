@@ -366,6 +366,7 @@ def test_bad_data_is_left_out_at_every_stage_and_precision(how: str, config_path
 @pytest.mark.parametrize(
     ("how", "where"),
     [
+        ("stage 0, fp32", "weights"),
         ("stage 1, fp32", "weights"),
         ("stage 1, bf16", "weights"),
         ("stage 2, fp32, offloaded", "weights"),
