@@ -15,8 +15,8 @@ REMOTE = re.compile(r"(file://|local://)?/+[^/].*|(?!file:|local:)[a-z0-9+.-]+:/
 
 MAX_SEED = 2**63 - 1
 """Keys of 64 bits are made of it, and each rank adds its number."""
-MAX_TIMEOUT_S = 1e9
-"""Thirty years. Beyond 9e9 the system's clocks overflow."""
+MAX_TIMEOUT_S = 7 * 86_400.0
+"""A week. Ranks wait for one another in a collective for a day more (`PATIENCE` in `pipeline/train/engine.py`)."""
 
 
 def check(config: RunConfig) -> None:

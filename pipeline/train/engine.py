@@ -27,7 +27,7 @@ from pipeline.train.placement import placement
 from pipeline.train.repeatable import repeat_bits
 from pipeline.train.stragglers import Stopwatch
 
-PATIENCE = timedelta(days=1)
+PATIENCE = timedelta(days=8)
 """How long ranks wait for one another in a collective. The run's watchdog, who knows how long a step may take and says
 what has happened, ends the wait before. DeepSpeed's and NCCL's own 10 minutes are over while rank 0 still reads a large
 checkpoint, and then end the process without a word of ours."""
@@ -147,8 +147,7 @@ def start_engine(
     import deepspeed
 
     assert all(parameter.is_meta for parameter in model.parameters()), "weights that are there would be drawn again"
-    peers = find_peers(train.sequence_parallel)
-    model.share_sequences(peers)
+    model.share_sequences(find_peers(train.sequence_parallel))
     settings = deepspeed_config(train, world.size, sum(one.numel() for one in model.parameters()))
     settings["zero_optimization"] |= zero or {}
     if train.zero.stage == 3 and model.config.compile == "block":
@@ -159,7 +158,7 @@ def start_engine(
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its memory use
         initialise(model, train.seed if first_weights else None, placement(train, settings))
         engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
-    for group in filter(None, (engine.data_parallel_group, peers.group)):  # made without being asked how long
+    for group in distributed_c10d._world.pg_map:  # DeepSpeed makes them without being asked how long
         distributed_c10d._set_pg_timeout(PATIENCE, group)
     spare_passes(engine.optimizer)
     return engine

@@ -1,6 +1,7 @@
 """One rank of several, as the tests start it: first_weights.py same, or first_weights.py held OUT.
 
-`same` looks at every number that engines start from, at all ZeRO stages. `held` writes for each rank the most bytes that
+`same` looks at every number that engines start from, at all ZeRO stages, and that none of their groups gives up waiting
+before a watchdog. `held` writes for each rank the most bytes that
 lived at once while an engine of stage 3 was made, and those that live when it is; every parameter is sharded.
 """
 
@@ -10,15 +11,18 @@ import os
 import sys
 import weakref
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import distributed_c10d
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
+from pipeline.config.checks import MAX_TIMEOUT_S
 from pipeline.model.decoder import build, outline
 from pipeline.train.elastic import pieces
 from pipeline.train.engine import join_world, start_engine
@@ -80,6 +84,8 @@ def same(world: World) -> None:
         if train.zero.stage == 3:
             whole = [name for name, one in engine.module.named_parameters() if one.numel()]
             assert not whole, f"{way}: not cut"
+        groups = [group._get_backend(torch.device("cpu")) for group in distributed_c10d._world.pg_map]
+        assert min(group.options._timeout for group in groups) > timedelta(seconds=MAX_TIMEOUT_S), way
 
 
 class Held(TorchDispatchMode):

@@ -24,6 +24,7 @@ from pipeline.data.position import Window
 from pipeline.data.trace import document_ids
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import Journal, read_journal, unbroken
+from pipeline.train import rollback
 from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved
 from pipeline.train.guard import (
     Decision,
@@ -237,7 +238,8 @@ def test_a_rollback_is_recorded_also_if_its_documents_cannot_be_told(tmp_path: P
     assert read_guard(training.run.guard).rollbacks == 1
 
 
-def test_giving_up_is_one_line_on_every_rank(tmp_path: Path) -> None:
+def test_giving_up_is_one_line_on_every_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollback, "from_main", lambda make, world: make() if world.is_main else None)
     config = load_config(write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=4, every_steps=2)))
     corpus = tmp_path / "corpus"
     manifest = small_corpus(corpus)
