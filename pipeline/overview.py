@@ -97,6 +97,7 @@ def promoted(config: RunConfig, workspace: Workspace) -> Promoted | None:
         checkpoint=from_here(workspace.path / alias.checkpoint.path),
         digest=alias.checkpoint.digest,
         generation=alias.generation,
+        run=None if alias.checkpoint.run == config.name else alias.checkpoint.run,
         why=moved[0].decision.why() if moved and moved[0].decision else "",
     )
 

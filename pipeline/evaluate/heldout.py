@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,10 +78,27 @@ def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:
         raise Mistake(f"{corpus}: no held-out documents to score; raise data.heldout.fraction")
     tokens, lengths = encoder.encode([text for _, _, text in rows])
     of_each = np.split(tokens, np.cumsum(lengths)[:-1])
+    ids = unique_ids([(source, document_id) for source, document_id, _ in rows])
     return [
         HeldoutDocument(id=document_id, source=source, num_bytes=len(text), tokens=of_one.tolist())
-        for (source, document_id, text), of_one in zip(rows, of_each, strict=True)
+        for document_id, (source, _, text), of_one in zip(ids, rows, of_each, strict=True)
     ]
+
+
+def unique_ids(documents: Sequence[tuple[str, str]]) -> list[str]:
+    """An id for each (source, id) that no other of its source has: the gate compares two models document by document.
+    Inputs may give several one id; the second is called ID#2, and so on, in the order of the held-out texts."""
+    ids, given = [], set()
+    times: Counter[tuple[str, str]] = Counter()
+    for source, name in documents:
+        times[source, name] += 1
+        unique = name if times[source, name] == 1 else f"{name}#{times[source, name]}"
+        while (source, unique) in given:  # one that was called so from the first
+            times[source, name] += 1
+            unique = f"{name}#{times[source, name]}"
+        given.add((source, unique))
+        ids.append(unique)
+    return ids
 
 
 def texts_digest(corpus: Path) -> str:

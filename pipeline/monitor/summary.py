@@ -41,6 +41,8 @@ class Promoted:
     digest: str
     generation: int
     why: str = ""
+    run: str | None = None
+    """Whose checkpoint it is, if it is another run's: then none of this run was found better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,9 @@ def parts(summary: Summary, width: int = WIDTH) -> list[RenderableType]:
     if summary.after is not None:
         found += _section(summary.measure, _before_and_after(summary.before, summary.after))
     if summary.promoted is not None:
-        found += _section("promoted", _promotion(summary.promoted))
+        ours = summary.promoted.run is None
+        heading = "promoted" if ours else "promoted: nothing of this run, so it stays"
+        found += _section(heading, _promotion(summary.promoted))
     if summary.sample:
         found += _section("sample", Text(_quoted(summary.sample, width - 4), style="italic"))
     return found
@@ -147,8 +151,11 @@ def _with_error(measured: Measured) -> str:
 
 
 def _promotion(promoted: Promoted) -> Group:
+    of_run = "" if promoted.run is None else f" of {promoted.run}"
     lines = [
-        Text.assemble((promoted.alias, "bold"), f" -> step {promoted.step:,}, generation {promoted.generation}"),
+        Text.assemble(
+            (promoted.alias, "bold"), f" -> step {promoted.step:,}{of_run}, generation {promoted.generation}"
+        ),
         Text(f"{promoted.checkpoint}  (sha256 {promoted.digest[:12]})"),
     ]
     return Group(*lines, *([Text(promoted.why, style="dim")] if promoted.why else []))

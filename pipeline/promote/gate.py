@@ -9,6 +9,7 @@ asks for a paired test over documents, at a level that shrinks with every look.
 """
 
 import math
+from itertools import pairwise
 
 from pipeline.evaluate.report import EvalReport, Score, heldout_scores
 from pipeline.promote.config import GateConfig
@@ -111,9 +112,12 @@ def _same_data(candidate: EvalReport, champion: EvalReport) -> RuleResult:
         if getattr(candidate, key) != getattr(champion, key)
     ]
     texts = _texts(candidate)
-    if not differs and (texts != _texts(champion) or len({text[:2] for text in texts}) < len(texts)):
+    if not differs and texts != _texts(champion):
         differs = ["documents"]
     found = f"the reports' {' and '.join(differs)} differ; evaluate the champion on the candidate's data"
+    if not differs and (twice := next((one for one, after in pairwise(texts) if one[:2] == after[:2]), None)):
+        differs = ["documents"]
+        found = f"two documents of {twice[0]} are called {twice[1]}; evaluate the candidate and the champion again"
     return RuleResult(
         name="same_data",
         passed=not differs,

@@ -100,3 +100,11 @@ def test_noise_is_averaged_where_columns_hold_many_points() -> None:
 def test_render_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     render(SUMMARY)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_another_run_has_promoted_is_not_taken_for_ours() -> None:
+    assert SUMMARY.promoted is not None
+    text = render(replace(SUMMARY, promoted=replace(SUMMARY.promoted, run="older")))
+    assert "promoted: nothing of this run, so it stays" in text
+    assert "quickstart@production -> step 245 of older, generation 4" in text
+    assert "nothing of this run" not in render(SUMMARY)

@@ -73,6 +73,7 @@ def test_documents_with_one_name_cannot_be_paired() -> None:
     twice = report_of((*BASE, BASE[0]))
     champion = report_of((*BASE, BASE[0]), checkpoint_digest="d")
     assert failed(decide(twice, champion, CONFIG, looks=0)) == ["same_data"]
+    assert "are called" in decide(twice, twice, CONFIG, looks=0).why()
 
 
 def test_much_better_overall_but_worse_on_one_source_is_refused() -> None:
