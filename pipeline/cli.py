@@ -235,7 +235,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Move the alias back to the checkpoint promoted before."""
+    """Move the alias back to the checkpoint promoted before, for good: the one rolled back is not promoted again."""
     from pipeline.promote.registry import rollback as roll_back
     from pipeline.promote.stage import check_checkpoint, promotion_of
 
@@ -250,7 +250,8 @@ def rollback(
     }
     show(
         record,
-        f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}",
+        f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}; "
+        "the one rolled back is not promoted again",
         as_json=as_json,
     )
 

@@ -39,5 +39,6 @@ class TerminalBar:
     def close(self, now: Snapshot) -> None:
         self._progress.stop()
         if now.done:
-            self._progress.console.print(f"[green]✓[/] [bold]{now.title}[/]  ", end="")
+            mark = "[green]✓[/]" if now.total is None or now.done >= now.total else "[yellow]stopped[/]"
+            self._progress.console.print(f"{mark} [bold]{now.title}[/]  ", end="")
             self.say(line_of(now).removeprefix(f"{now.title}  "))

@@ -42,7 +42,10 @@ def known_model(workspace: Path, model: str) -> Path:
     folder = registry_folder(workspace, model)
     if not (folder / JOURNAL_NAME).exists():
         known = ", ".join(path.parent.name for path in sorted(workspace.glob(f"registry/*/{JOURNAL_NAME}")))
-        raise Mistake(f"{workspace} has no promoted model {model}; it has {known or 'none'}")
+        raise Mistake(
+            f"{workspace} has no promoted model {model}; "
+            + (f"it has {known}" if known else "train and promote one first: headrace run CONFIG")
+        )
     return folder
 
 
@@ -136,7 +139,7 @@ def rollback(workspace: Path, model: str, alias: str, *, check_checkpoint: Check
         state = replay(entries, _checked(alias, "alias"))
     if len(state.promotions) < 2:
         raise Mistake(
-            f"{model}@{alias} has had {len(state.promotions)} promotions in force; there is nothing to go back to"
+            f"{model}@{alias} has nothing to go back to: promotions that were not rolled back: {len(state.promotions)}"
         )
     target = state.promotions[-2].checkpoint
     _check(check_checkpoint, workspace / target.path, target.digest)

@@ -116,7 +116,7 @@ def test_a_run_that_nobody_trains_by_hand_any_more(
 
 
 def test_a_run_that_has_not_begun_is_a_mistake(config: RunConfig) -> None:
-    with pytest.raises(Mistake, match="has no job yet"):
+    with pytest.raises(Mistake, match="has no job, and nobody has trained it"):
         cancel(config)
 
 

@@ -87,7 +87,7 @@ def test_rolled_back_checkpoint_stays_out(tmp_path: Path) -> None:
 
 
 def test_nothing_to_roll_back_to(tmp_path: Path) -> None:
-    with pytest.raises(Mistake, match="has no promoted model tiny; it has none"):
+    with pytest.raises(Mistake, match="has no promoted model tiny; train and promote one first: headrace run CONFIG"):
         rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint)
     assert not (tmp_path / "registry").exists()
     promote_step(tmp_path, 100)
