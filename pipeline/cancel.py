@@ -87,7 +87,7 @@ def nothing_by_hand(name: str, run: RunFolder, journal: Sequence[Line]) -> Cance
     """Of a run without a job that nobody trains: its journal says how that came. Raises Mistake if it says nothing."""
     lines = [line for line in journal if line["kind"] in TRAINING]
     if not lines:
-        raise Mistake(f"run {name} has no job, and nobody has trained it: nothing to cancel")
+        raise Mistake(f"run {name} has no job, and nobody has trained it; headrace submit CONFIG would send one")
     last, step = lines[-1], next((line["step"] for line in reversed(lines) if line.get("step") is not None), 0)
     state, how, more = JobState.FAILED, "broke off", f"; a process that is not seen from here stops by {run.stop}"
     if last["kind"] == "end":
