@@ -168,10 +168,14 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 """Names become file names, so nothing that could lead out of a folder."""
 
 
-def check_config(config: CorpusConfig, name: str) -> None:
-    """Raises DataMistake, naming the key, if the config cannot describe a corpus."""
+def check_name(name: str) -> None:
+    """Raises DataMistake if no corpus, and so no run, can be called that."""
     if not NAME.fullmatch(name):
         raise DataMistake(f"name: {name!r} is not made of lower-case letters, digits and hyphens; choose one that is")
+
+
+def check_config(config: CorpusConfig) -> None:
+    """Raises DataMistake, naming the key, if the config cannot describe a corpus."""
     if not config.sources:
         raise DataMistake("sources: there are none; give one or more")
     names = [source.name for source in config.sources]

@@ -14,7 +14,7 @@ import numpy as np
 import orjson
 
 from data_prep.choosing import select
-from data_prep.config import CorpusConfig, check_config
+from data_prep.config import CorpusConfig, check_config, check_name
 from data_prep.encoding import tokenizer_of
 from data_prep.errors import DataMistake
 from data_prep.files import digest
@@ -41,7 +41,8 @@ WARM_TEXT = (
 
 def dry_run(config: CorpusConfig, name: str, workers: int) -> Forecast:
     """What `prepare` would come to. Raises DataMistake as that does, as far as it reads. Foresees no duplicates."""
-    check_config(config, name)
+    check_name(name)
+    check_config(config)
     units = [
         unit
         for place, source in enumerate(config.sources)

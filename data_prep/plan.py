@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.config import EXECUTION, CorpusConfig, check_config
+from data_prep.config import EXECUTION, CorpusConfig, check_config, check_name
 from data_prep.errors import DataMistake
 from data_prep.files import digest
 from data_prep.fingerprints import fingerprints, known_fingerprints
@@ -82,7 +82,8 @@ def try_plan(config: CorpusConfig, folder_root: Path, name: str) -> Plan | None:
 
 def find_corpus(config: CorpusConfig, folder_root: Path, name: str) -> Path | None:
     """The folder of the complete corpus that `prepare` would return at once, or None. Hashes no input anew."""
-    check_config(config, name)
+    check_name(name)
+    check_config(config)
     plan = try_plan(config, folder_root.absolute(), name)
     return plan.folder if plan is not None and is_complete(plan.folder) else None
 

@@ -94,10 +94,8 @@ def bring_corpus(
     if state is not None:
         folder = workspace.corpora / state.corpus
     else:
-        from data_prep.config import check_config
         from data_prep.plan import make_plan, try_plan  # brings pyarrow
 
-        check_config(config.data, config.name)
         plan = (make_plan if hash_inputs else try_plan)(config.data, workspace.corpora, config.name)
         if plan is None:
             return None

@@ -5,11 +5,12 @@ import math
 import re
 from urllib.parse import urlsplit
 
-from data_prep.weights import BLOCK, first_blocks, mixes, problem_of
+from data_prep.config import check_config, check_name
+from data_prep.errors import DataMistake
+from data_prep.weights import BLOCK, first_blocks, mixes
 from pipeline.config.tree import GuardConfig, ModelConfig, OptimizerConfig, RunConfig, TrainConfig, ZeroConfig
 from pipeline.errors import Mistake
 
-NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 REMOTE = re.compile(r"(file://|local://)?/+[^/].*|(?!file:|local:)[a-z0-9+.-]+://[^/].*")
 """A path from the root, or a URL with a host or bucket: what is relative is another place for each working folder."""
 
@@ -21,8 +22,7 @@ MAX_TIMEOUT_S = 7 * 86_400.0
 
 def check(config: RunConfig) -> None:
     """Raises Mistake where the parts of a config do not fit each other, before anything is started."""
-    if not NAME.fullmatch(config.name):
-        raise Mistake(f"name: '{config.name}' must be lower-case letters, digits, '.', '_' or '-', at most 64 of them")
+    check_data(config)
     if "://" in config.workspace:
         raise Mistake(
             f"workspace: {config.workspace} is remote, which is not supported yet; give a folder that all nodes share"
@@ -30,15 +30,10 @@ def check(config: RunConfig) -> None:
     for key in ("nodes", "processes_per_node"):
         _positive(f"cluster.{key}", getattr(config.cluster, key))
     check_remote(config)
-    if not config.data.sources:
-        raise Mistake("data.sources: give at least one source")
-    if problem := problem_of([source.weight for source in config.data.sources]):
-        raise Mistake(f"data.{problem}")
     for key in ("tokens", "global_batch_size", "micro_batch_size", "sequence_parallel"):
         _positive(f"train.{key}", getattr(config.train, key))
     _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
     _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
-    _positive("data.sequence_length", config.data.sequence_length)
     check_model(config.model)
     check_batch_warmup(config)
     check_weight_stages(config)
@@ -60,6 +55,18 @@ def check(config: RunConfig) -> None:
     check_batch(config.train, config.world_size)
     check_zero(config)
     check_guard(config.train.guard)
+
+
+def check_data(config: RunConfig) -> None:
+    """Raises Mistake for what preparation would refuse, before anything is planned or submitted."""
+    try:
+        check_name(config.name)
+    except DataMistake as error:
+        raise Mistake(str(error)) from error
+    try:
+        check_config(config.data)
+    except DataMistake as error:
+        raise Mistake(f"data.{error}") from error
 
 
 def check_remote(config: RunConfig) -> None:

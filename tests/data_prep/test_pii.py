@@ -242,4 +242,4 @@ def test_what_is_off_does_not_shape_a_corpus(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataMistake, match=message):
-        check_config(config(tmp_path, sources=(SourceConfig(name="s", path="p", **changes),)), "c")
+        check_config(config(tmp_path, sources=(SourceConfig(name="s", path="p", **changes),)))

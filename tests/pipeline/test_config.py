@@ -90,7 +90,12 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("remote=file:///mnt/team[1]", r"remote: 'file:///mnt/team\[1\]' must be without"),
         ("train.checkpoint.keep_local=1", r"train.checkpoint.keep_local: 1 needs remote"),
         ("train.checkpoint.upload_grace_s=-1", r"train.checkpoint.upload_grace_s: -1.0 must not be negative"),
-        ("name=../escape", r"name: '../escape' must be"),
+        ("name=../escape", r"name: '../escape' is not made of lower-case letters, digits and hyphens"),
+        ("name=two_words", r"name: 'two_words' is not made of lower-case letters, digits and hyphens"),
+        ("data.sources.0.rules=Prose", r"data.sources.0.rules: 'Prose' is unknown; did you mean 'prose'"),
+        ("data.sources.0.rules=[{rule: nobody}]", r"data.sources.0.rules.*nobody"),
+        ("data.heldout.fraction=1", r"data.heldout.fraction: 1.0 is not in \[0, 1\)"),
+        ("data.dedup.minhash={threshold: 2}", r"data.dedup.minhash.threshold: 2.0 is not between 0 and 1"),
         ("data.sources.0.weight=0", r"data.sources.0.weight: 0.0 must be more than 0"),
         ("data.sources.0.weight=heavy", r"data.sources.0.weight: .* valid number.*'heavy'"),
         (
