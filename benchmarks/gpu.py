@@ -63,7 +63,6 @@ EXIT_NO_ROOM = 9
 """Of a preset's process whose device had too little memory."""
 FEWER_LAYERS = (0, 2, 4)
 """Than the plan finds room for; taken off in turn until the device has room too."""
-ON_GPU = ("model.compile=block",)
 TOY = (
     *("model.layers=2", "model.width=64", "model.heads=2", "data.tokenizer.train.vocab_size=512"),
     *("data.sequence_length=64", "train.global_batch_size=4", "train.micro_batch_size=2", "train.precision=fp32"),
@@ -308,7 +307,7 @@ def main() -> None:
         raise SystemExit("there is no GPU; --toy runs on a CPU")
     if chosen.toy or len(chosen.presets) == 1:
         name = "toy" if chosen.toy else chosen.presets[0]
-        base, overrides = ("10m", TOY) if chosen.toy else (name, ON_GPU)
+        base, overrides = ("10m", TOY) if chosen.toy else (name, ())
         config, machine = load_config(CONFIGS / f"{base}.yaml", (*overrides, *chosen.set)), this_machine()
         ran_on = {"device": machine.name, "peak_flops": machine.peak_flops, "torch": torch.__version__}
 

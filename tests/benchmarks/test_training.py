@@ -111,7 +111,7 @@ def test_too_little_memory_is_tried_again_with_fewer_layers_and_nothing_else_is(
 
 
 def preset(name: str) -> RunConfig:
-    return gpu.one_rank(load_config(gpu.CONFIGS / f"{name}.yaml", gpu.ON_GPU))
+    return gpu.one_rank(load_config(gpu.CONFIGS / f"{name}.yaml"))
 
 
 @pytest.mark.parametrize(("name", "sequences", "micro_batches"), [("124m", 64, 2), ("1b", 32, 4), ("7b", 16, 8)])

@@ -47,29 +47,41 @@ class Told(list[dict[str, Any]]):
         self.append({"kind": kind, **figures})
 
 
-def test_the_optimizer_waits_for_the_copy(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The copy begins only when training is inside the next step: it has passed the hook if that did not wait."""
-    reached, told = threading.Event(), Told()
-    copy = snapshot.snapshot
+class Watched(threading.Event):
+    """Knows that somebody waits for it."""
 
-    class Watched(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            reached.set()
-            return super().wait(timeout)
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)
+
+
+def late_copy(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    """From here on a copy begins only when training waits for its end, or says that it has passed that place."""
+    copied, copy = Watched(), snapshot.snapshot
 
     def late(*arguments: Any) -> None:
-        assert reached.wait(60)
+        assert copied.reached.wait(60)
         copy(*arguments)
 
     monkeypatch.setattr(snapshot, "snapshot", late)
+    return copied
+
+
+def test_the_optimizer_waits_for_the_copy(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy begins only when training is inside the next step: it has passed the hook if that did not wait."""
+    told, copied = Told(), late_copy(monkeypatch)
     take_step(engine)
     before = engine.module.weight.detach().clone()
     with Saver(engine, tmp_path, ALONE, told, asynchronous=True) as saver:
-        saver._copied = Watched()
+        saver._copied = copied
         saver.save(RECORD)
         assert told == []
         take_step(engine)
-        reached.set()
+        copied.reached.set()
     assert not torch.equal(engine.module.weight, before)
     path = tmp_path / "step-00000000"
     verify_checkpoint(path)
@@ -84,26 +96,15 @@ def test_with_muon_the_backward_pass_waits_for_the_copy(
     engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy begins only when the forward pass waits for it."""
-    reached, copy = threading.Event(), snapshot.snapshot
-
-    class Watched(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            reached.set()
-            return super().wait(timeout)
-
-    def late(*arguments: Any) -> None:
-        assert reached.wait(60)
-        copy(*arguments)
-
-    monkeypatch.setattr(snapshot, "snapshot", late)
+    copied = late_copy(monkeypatch)
     engine.basic_optimizer.param_groups[0]["use_muon"] = True
     with Saver(engine, tmp_path, ALONE, Told(), asynchronous=True) as saver:
-        saver._copied = Watched()
+        saver._copied = copied
         saver.save(RECORD)
         assert not saver._copied.is_set()
         engine.module(torch.ones(3))
         is_whole = saver._copied.is_set()
-        reached.set()
+        copied.reached.set()
     assert is_whole
     assert not engine.module._forward_hooks
 
