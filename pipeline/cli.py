@@ -301,11 +301,11 @@ def run_verb(config: Config, overrides: Overrides = None, as_json: AsJson = Fals
     record = status_record(run.config, run.workspace) | {"worked": worked}
     if as_json:
         show(record, "", as_json=True)
-    elif worked:
-        summary = overview(run.config, run.workspace, program(), [str(config), *(overrides or ())])
-        print("\n" + render(summary, colour=sys.stdout.isatty()))
-    else:
+        return
+    if not worked:
         print(f"run {run.config.name}: nothing to do; it is trained, evaluated and judged")
+    summary = overview(run.config, run.workspace, program(), [str(config), *(overrides or ())])
+    print("\n" + render(summary, colour=sys.stdout.isatty()))
 
 
 def program() -> str:

@@ -65,6 +65,9 @@ def test_a_flipped_byte_in_the_promoted_model_is_named(whole: Path, tmp_path: Pa
 def test_a_second_run_has_nothing_to_do(whole: Path) -> None:
     before = (run_folder(whole) / "metrics.jsonl").read_bytes()
     assert not headrace("run", whole)["worked"]
+    again, _ = start("run", whole).communicate(timeout=300)
+    assert again.startswith("run whole: nothing to do")
+    assert "held-out bits per byte" in again, "the report is there again, for whoever missed it"
     assert not headrace("prep", whole).get("built", False)
     assert (run_folder(whole) / "metrics.jsonl").read_bytes() == before
 
