@@ -15,9 +15,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from data_prep.files import write_record
+from data_prep.manifest import read_manifest
+from pipeline.config import load_config
 from pipeline.errors import CorruptCheckpoint, PipelineError
+from pipeline.model.decoder import build
 from pipeline.monitor.journal import read_journal
 from pipeline.train.checkpoint import (
     RECORD_NAME,
@@ -69,6 +73,17 @@ def test_sound_checkpoints_verify(checkpoints: Path) -> None:
     assert steps_saved(checkpoints) == [0, 2, 4]
     for step in (0, 2, 4):
         assert verify_checkpoint(checkpoints / f"step-{step:08d}").step == step
+
+
+@pytest.mark.slow
+def test_step_0_has_the_first_weights_of_the_config(saved: Path) -> None:
+    """A start that finds no checkpoint draws them; one that finds some begins from zeros."""
+    config = load_config(saved.parents[3] / "run.yaml")
+    manifest = read_manifest(saved.parents[3] / "corpus")
+    model = build(config.model, manifest.vocab_size, manifest.end_of_text_id, config.train.seed)
+    weights = load_file(saved / "step-00000000" / WEIGHTS_NAME)
+    assert weights.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(weights[name], one) for name, one in model.named_parameters())
 
 
 @pytest.mark.slow
