@@ -80,6 +80,7 @@ def examine_rank(config: RunConfig, workspace: Workspace, timeout_s: float) -> R
 
     watchdog = Watchdog(
         config.name,
+        rank=world.rank,
         step_timeout_s=timeout_s,
         start_timeout_s=timeout_s + MEETING_S,
         hung=hung,

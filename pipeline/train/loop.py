@@ -177,6 +177,7 @@ def watchdog_of(training: Training) -> Watchdog:
     guard = training.config.train.guard
     return Watchdog(
         training.config.name,
+        rank=training.world.rank,
         step_timeout_s=guard.step_timeout_s,
         start_timeout_s=guard.start_timeout_s,
         hung=lambda silent_s: training.tell(

@@ -55,7 +55,7 @@ def candidates(here: Iterable[int], there: Iterable[int]) -> list[Candidate]:
 
 
 def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, between: GoOn = go_on) -> Newest:
-    """Searches both tiers; to be called by all ranks. `between` is called before each file.
+    """Searches both tiers; to be called by all ranks. `between` is called before each file, and behind the last.
 
     A folder here that does not hold is renamed `*.corrupt`, so that its step can be saved anew. One without a record is
     bad too: a commit renames the folder with its record in it. Raises PipelineError, and sets nothing aside, if a file
@@ -76,6 +76,7 @@ def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, be
                 verify_together(run.checkpoint(step), world, between=between)
             elif remote is None or unknown or not fetch_together(run, remote, step, world, between=between):
                 continue
+            from_all(between, world)
             return Newest(step=step, damaged=tuple(damaged), doubts=_doubts(unknown, step))
         except CorruptCheckpoint as error:
             damaged.append(str(error))

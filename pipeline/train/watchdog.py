@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from textwrap import indent
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -25,13 +26,15 @@ class Watchdog:
 
     The first beat, and one after each `restart`, may take `start_timeout_s`, every other `step_timeout_s`. `hung` is
     told the seconds that have passed, in a thread of its own, and may say so to others before the process ends.
-    `waited_for` and `advice` are its last words.
+    `waited_for` and `advice` are its last words. All ranks of a run may bite at once and write to the same log, so the
+    stacks go there in one piece, and each line of them says whose it is.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        rank: int = 0,
         step_timeout_s: float,
         start_timeout_s: float,
         hung: Callable[[float], None] = lambda silent_s: None,
@@ -40,7 +43,7 @@ class Watchdog:
         end: Callable[[int], None] = os._exit,
         stacks: TextIO | None = None,
     ) -> None:
-        self._name, self._hung, self._end = name, hung, end
+        self._name, self._rank, self._hung, self._end = name, rank, hung, end
         self._waited_for, self._advice = waited_for, advice
         self._step_timeout_s, self._start_timeout_s = step_timeout_s, start_timeout_s
         self._stacks = stacks or sys.stderr
@@ -83,7 +86,8 @@ class Watchdog:
             if self._closed:
                 return
             silent_s = time.monotonic() - self._since
-        faulthandler.dump_traceback(file=self._stacks, all_threads=True)
+        self._stacks.flush()
+        os.write(self._stacks.fileno(), indent(stacks_of_threads(), f"[rank {self._rank}] ").encode())
         self._hung(silent_s)
         print(
             f"headrace: run {self._name}: {self._waited_for} for {silent_s:.0f} s, so it is taken for hung (see the "
@@ -92,3 +96,11 @@ class Watchdog:
             flush=True,
         )
         self._end(EXIT_HUNG)
+
+
+def stacks_of_threads() -> str:
+    """Where each thread of this process stands. In memory first: faulthandler writes a word at a time."""
+    with os.fdopen(os.memfd_create("stacks"), "r+b") as file:
+        faulthandler.dump_traceback(file=file, all_threads=True)
+        file.seek(0)
+        return file.read().decode(errors="replace")

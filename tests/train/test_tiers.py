@@ -282,6 +282,23 @@ def test_a_notice_between_two_files_ends_the_search(stored: RemoteFolder, tmp_pa
     assert newest_good(run, stored, ALONE).step == 8
 
 
+@pytest.mark.parametrize("tier", ["local", "remote"])
+def test_a_notice_in_the_last_file_ends_the_start_too(stored: RemoteFolder, tmp_path: Path, tier: str) -> None:
+    """The load behind it may take minutes. What has come by then is kept."""
+    run = run_at(tmp_path / ("first" if tier == "local" else "second"))
+    files = len(read_checkpoint(run_at(tmp_path / "first").checkpoint(8)).files)
+    calls: list[None] = []
+
+    def told() -> None:
+        calls.append(None)
+        if len(calls) == files + 1:
+            raise StoppedOnNotice()
+
+    with pytest.raises(StoppedOnNotice):
+        newest_good(run, stored, ALONE, between=told)
+    assert steps_saved(run.checkpoints)[-1] == 8
+
+
 # Another run of the same name.
 
 

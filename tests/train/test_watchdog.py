@@ -1,5 +1,6 @@
 """The watchdog bites when nothing ends any more, and never before."""
 
+import re
 import threading
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,6 +38,7 @@ def test_it_ends_what_hangs_and_says_where_every_thread_stood(stacks: TextIO) ->
     said = stacks.read()
     assert "headrace: run small: no step has ended for 0 s" in said
     assert "test_it_ends_what_hangs" in said, "the main thread's stack"
+    assert all(line.startswith("[rank 0] ") or not line for line in said.splitlines()[:-1])
     assert said.splitlines()[-1].startswith("headrace: "), "the last line is what the scheduler shows"
 
 
@@ -86,7 +88,7 @@ def test_a_rank_that_does_not_come_any_more_ends_the_run_with_all_stacks(tmp_pat
     assert process.returncode != 0
     assert "exitcode: 3" in output or "exitcode  : 3" in output, output
     assert "headrace: run small: no step has ended for 5 s" in output
-    assert "in hang" in output, "the stack of the rank that hangs"
+    assert re.search(r"^\[rank 1\] .* in hang$", output, re.MULTILINE), f"the stack of the rank that hangs: {output}"
 
 
 @pytest.mark.slow
