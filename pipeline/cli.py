@@ -7,13 +7,14 @@ them, so that `--help`, `status` and `submit` are instant.
 """
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Never
 
 import typer
 
@@ -25,12 +26,24 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="headrace",
-    help="From raw text to a promoted language model. Verbs take a run's YAML file and section.key=value overrides.",
-    no_args_is_help=True,
+    help="From raw text to a promoted language model. Verbs take a run's YAML file and section.key=value overrides. "
+    "--debug, anywhere, shows where an error came from.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+UsageError: Any = typer.BadParameter.__base__
+"""Click's, wherever typer keeps it."""
+INTERRUPTED = 130
+
+
+def finite(value: float | None) -> float | None:
+    """Click's ranges let through what compares with nothing."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
 Overrides = Annotated[
@@ -328,10 +341,16 @@ def plan(
     mfu: Annotated[
         float | None,
         typer.Option(
-            help="Share of the peak to assume, 12LHT convention.", min=0.001, max=1, show_default="the GPU's usual"
+            help="Share of the peak to assume, 12LHT convention.",
+            min=0.001,
+            max=1,
+            callback=finite,
+            show_default="the GPU's usual",
         ),
     ] = None,
-    price_per_gpu_hour: Annotated[float | None, typer.Option(help="For the cost.", min=0, show_default="none")] = None,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(help="For the cost.", min=0, callback=finite, show_default="none")
+    ] = None,
     vocab_size: Annotated[
         int | None, typer.Option(help="Tokens in the vocabulary.", min=1, show_default="the corpus's or tokenizer's")
     ] = None,
@@ -360,7 +379,9 @@ def plan(
 def doctor(
     config: Config,
     overrides: Overrides = None,
-    timeout_s: Annotated[float, typer.Option(help="Longest time of one check, in seconds.", min=1)] = 300.0,
+    timeout_s: Annotated[
+        float, typer.Option(help="Longest time of one check, in seconds.", min=1, callback=finite)
+    ] = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Prove this machine, this cluster and this ZeRO config before a long run; exit 3 if a check fails."""
@@ -467,7 +488,9 @@ def sample(
     overrides: Overrides = None,
     prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
     tokens: Annotated[int, typer.Option(help="Tokens to generate at most.", min=1)] = 100,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(help="0 takes the likeliest token each time.", min=0, callback=finite)
+    ] = 0.8,
     seed: Annotated[int, typer.Option(help="Another seed, another text.", min=0, max=2**63 - 1)] = 0,
     step: Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the promoted one")] = None,
     as_json: AsJson = False,
@@ -476,10 +499,12 @@ def sample(
     from pipeline.sample import sample_text
 
     run = opened(config, overrides)
-    text = sample_text(
+    made = sample_text(
         run.config, run.workspace, prompt=prompt, max_tokens=tokens, temperature=temperature, seed=seed, step=step
     )
-    show({"prompt": prompt, "text": text}, prompt + text, as_json=as_json)
+    print(f"headrace: step {made.step} of run {made.run} writes", file=sys.stderr)
+    record = {"run": made.run, "step": made.step, "prompt": prompt, "text": made.text}
+    show(record, prompt + made.text, as_json=as_json)
 
 
 @app.command()
@@ -557,20 +582,26 @@ def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
     except HEADRACE_ERRORS as error:
         if debug:
             raise
-        said = with_notes(error)
-        print(f"headrace: {said}", file=sys.stderr)
-        if as_json:
-            print(json.dumps({"error": said, "exit_code": error.exit_code}))
-        sys.exit(error.exit_code)
+        give_up(with_notes(error), error.exit_code, as_json=as_json)
+    except UsageError as error:
+        see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
+        give_up(error.format_message().rstrip(".") + see, Mistake.exit_code, as_json=as_json)
     except OSError as error:  # a full disk, a lost mount: the system's own words, and what is safe
         if debug:
             raise
         said = with_notes(error)
         print(f"headrace: {said}; what was recorded as complete is intact, mend it and run again", file=sys.stderr)
         sys.exit(3)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("headrace: interrupted; what was recorded is kept, run it again to go on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
+
+
+def give_up(said: str, code: int, *, as_json: bool) -> Never:
+    print(f"headrace: {said}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": said, "exit_code": code}))
+    sys.exit(code)
 
 
 def with_notes(error: BaseException) -> str:
@@ -583,7 +614,9 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     with one_line_errors(debug=debug, as_json="--json" in arguments):
-        app(arguments, prog_name="headrace")
+        code = app(arguments or ["--help"], prog_name="headrace", standalone_mode=False)
+        if code == INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def overview(config: RunConfig, workspace: Workspace, program: str, words: Seque
         promoted=promoted(config, workspace),
         sample=sample_text(
             config, workspace, prompt="", max_tokens=SAMPLE_TOKENS, temperature=0.8, seed=0, step=None
-        ).strip(),
+        ).text.strip(),
         next_commands=(
             (f"{program} sample {given} --prompt 'import '", "let the promoted model write on"),
             (f"{program} verify {given}", "replay the proof behind the promotion, offline"),

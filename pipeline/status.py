@@ -8,7 +8,7 @@ from cluster.job import launcher_of, load_job
 from pipeline.config import RunConfig
 from pipeline.durable import remote_run
 from pipeline.monitor.journal import read_journal, unbroken
-from pipeline.promote.registry import read_alias
+from pipeline.promote.registry import read_alias, read_entries
 from pipeline.train.checkpoint import steps_saved
 from pipeline.train.stored import uploaded_steps
 from pipeline.workspace import Workspace
@@ -43,6 +43,7 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             if line["kind"] == "guard"
         ],
         "evaluations": [{"step": line["step"], "scores": line["scores"]} for line in journal if line["kind"] == "eval"],
+        "judged": last_judged(config, workspace),
         "alias": None
         if alias is None or config.promote is None
         else {
@@ -54,6 +55,16 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             "generation": alias.generation,
         },
     }
+
+
+def last_judged(config: RunConfig, workspace: Workspace) -> dict[str, Any] | None:
+    """What the gate last said about a checkpoint of this run; None if it has seen none."""
+    if config.promote is None:
+        return None
+    for entry in reversed(read_entries(workspace.path, config.promote.model)):
+        if entry.decision and (entry.alias, entry.checkpoint.run) == (config.promote.alias, config.name):
+            return {"step": entry.checkpoint.step, "verdict": entry.decision.verdict, "why": entry.decision.why()}
+    return None
 
 
 def status_text(record: Mapping[str, Any], main_score: str) -> str:
@@ -75,6 +86,9 @@ def status_text(record: Mapping[str, Any], main_score: str) -> str:
     if warnings := record["warnings"]:
         lines.append(f"warnings     {len(warnings):,}, the last: {warnings[-1]['problem']}")
     lines += evaluation_lines(record["evaluations"], main_score)
+    if (judged := record["judged"]) is not None:
+        said = {"promote": "promoted", "refuse": "refused"}[judged["verdict"]]
+        lines.append(f"judged       step {judged['step']:,} {said}: {judged['why']}")
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"
         if alias

@@ -113,6 +113,15 @@ def test_a_prompt_in_another_encoding_is_a_mistake(tmp_path: Path) -> None:
     assert error.startswith("headrace: --prompt: 'caf\\udce9' is no UTF-8 text")
 
 
+@pytest.mark.parametrize(
+    ("verb", "option"), [("plan", "--price-per-gpu-hour"), ("plan", "--mfu"), ("sample", "--temperature")]
+)
+def test_a_number_that_is_none_is_a_mistake(tmp_path: Path, verb: str, option: str) -> None:
+    code, error = failing(verb, config(tmp_path), option, "nan")
+    assert code == 2
+    assert option in error
+
+
 def test_an_unknown_verb_is_exit_code_2(tmp_path: Path) -> None:
     code, _ = failing("trane", tmp_path)
     assert code == 2

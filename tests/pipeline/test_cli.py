@@ -1,8 +1,13 @@
 """What the command line makes of errors."""
 
+import json
+import sys
+from typing import Any
+
 import pytest
 
-from pipeline.cli import one_line_errors
+from pipeline import config
+from pipeline.cli import main, one_line_errors
 from pipeline.errors import Mistake
 
 
@@ -14,3 +19,45 @@ def test_an_error_is_one_line_with_its_notes(error: Exception, code: int, capsys
     assert ended.value.code == code
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"headrace: {error}; nor could step 4 be saved")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["trane"], "No such command 'trane'. Did you mean 'train', 'trace'? (see headrace --help)"),
+        (["plan", "a.yaml", "--mfy", "1"], "No such option: --mfy"),
+        (["trace", "a.yaml"], "Missing option '--step' (see headrace trace --help)"),
+    ],
+)
+def test_words_that_no_verb_takes_are_one_line_too(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert called(words, monkeypatch) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"headrace: {said}")
+    assert called([*words, "--json"], monkeypatch) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
+def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "load_config", interrupted)
+    assert called(["registry", "a.yaml"], monkeypatch) == 130
+    assert capsys.readouterr().err.startswith("headrace: interrupted; what was recorded is kept")
+
+
+def test_no_words_at_all_show_the_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not called([], monkeypatch)
+    assert "promote" in capsys.readouterr().out
+
+
+def called(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The exit code of `headrace` and these words."""
+    monkeypatch.setattr(sys, "argv", ["headrace", *words])
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+    return 0

@@ -22,6 +22,7 @@ def record(**changes: Any) -> dict[str, Any]:
         "stored": None,
         "warnings": [],
         "evaluations": [],
+        "judged": None,
         "alias": None,
     }
     return facts | changes
@@ -78,3 +79,9 @@ def test_what_the_guard_found_is_one_line() -> None:
     found = [{"time": at, "verdict": "replay", "problem": f"the loss of step {at} is nan"} for at in (7, 9)]
     assert "warnings     2, the last: the loss of step 9 is nan" in status_text(record(warnings=found), MEASURE)
     assert "warnings" not in status_text(record(), MEASURE)
+
+
+def test_what_the_gate_said_last_is_shown_with_its_reason() -> None:
+    refused = {"step": 41_000, "verdict": "refuse", "why": "gain +0.0001, needs 0.001"}
+    assert "judged       step 41,000 refused: gain +0.0001, needs 0.001" in status_text(record(judged=refused), MEASURE)
+    assert "judged" not in status_text(record(), MEASURE)
