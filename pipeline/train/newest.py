@@ -8,7 +8,7 @@
 Every rank goes through the search, and all take each turn of it together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,8 +54,16 @@ def candidates(here: Iterable[int], there: Iterable[int]) -> list[Candidate]:
     return sorted(found, key=lambda one: (one.step, one.is_here), reverse=True)
 
 
-def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, between: GoOn = go_on) -> Newest:
-    """Searches both tiers; to be called by all ranks. `between` is called before each file, and behind the last.
+def newest_good(
+    run: RunFolder,
+    remote: RemoteFolder | None,
+    world: World,
+    *,
+    between: GoOn = go_on,
+    warn: Callable[[str], None] = lambda problem: None,
+) -> Newest:
+    """Searches both tiers; to be called by all ranks. `between` is called before each file, and behind the last;
+    `warn` with what is damaged as soon as it is passed over, for the search may end in a notice.
 
     A folder here that does not hold is renamed `*.corrupt`, so that its step can be saved anew. One without a record is
     bad too: a commit renames the folder with its record in it. Raises PipelineError, and sets nothing aside, if a file
@@ -79,10 +87,12 @@ def newest_good(run: RunFolder, remote: RemoteFolder | None, world: World, *, be
             from_all(between, world)
             return Newest(step=step, damaged=tuple(damaged), doubts=_doubts(unknown, step))
         except CorruptCheckpoint as error:
+            warn(str(error))
             damaged.append(str(error))
             from_main(partial(set_aside, run.checkpoint(step), "corrupt"), world)
         except Damaged as error:
-            damaged.append(f"{error}; use another checkpoint")
+            warn(problem := f"{error}; use another checkpoint")
+            damaged.append(problem)
         except (Ahead, DataError) as error:
             unknown = error
     if isinstance(unknown, DataError):

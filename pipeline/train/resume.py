@@ -22,13 +22,15 @@ def find(training: Training, *, begun: bool = False) -> int | None:
     said. None if the run has none yet: raises PipelineError if it has `begun`, or has some and none is good."""
     run, world, tell = training.run, training.world, training.tell
     go_on = unless_told(training.notice, "its checkpoint was looked for")
+
+    def warn(problem: str) -> None:
+        tell("guard", verdict="checkpoint_corrupt", problem=problem)
+
     try:
-        newest = newest_good(run, remote_run(training.config), world, between=go_on)
+        newest = newest_good(run, remote_run(training.config), world, between=go_on, warn=warn)
     except StoppedOnNotice:
         tell("notice", step=None, **first_heard(training.notice, world))
         raise
-    for problem in newest.damaged:
-        tell("guard", verdict="checkpoint_corrupt", problem=problem)
     for problem in newest.doubts:
         tell("guard", verdict="remote_doubt", problem=problem)
     if newest.step is None and (problems := newest.damaged + newest.doubts):

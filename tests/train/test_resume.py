@@ -1,5 +1,6 @@
 """What a checkpoint must say so that a run goes on from it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,12 @@ def test_damage_is_told_from_what_only_may_be_newer(tmp_path: Path, monkeypatch:
         tell=lambda kind, **figures: told.append({"kind": kind, **figures}),
     )
     found = Newest(step=None, damaged=("step 4 is damaged",), doubts=("the store is away",))
-    monkeypatch.setattr(resume, "newest_good", lambda *rest, **how: found)
+
+    def search(*rest: Any, warn: Callable[[str], None], **how: Any) -> Newest:
+        warn("step 4 is damaged")
+        return found
+
+    monkeypatch.setattr(resume, "newest_good", search)
     with pytest.raises(PipelineError, match="no good checkpoint is left: step 4 is damaged; the store is away"):
         resume.find(training)
     assert told == [

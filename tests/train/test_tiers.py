@@ -299,6 +299,23 @@ def test_a_notice_in_the_last_file_ends_the_start_too(stored: RemoteFolder, tmp_
     assert steps_saved(run.checkpoints)[-1] == 8
 
 
+def test_damage_is_said_also_if_a_notice_ends_the_search(stored: RemoteFolder, tmp_path: Path) -> None:
+    """The folder is set aside: the next start does not find it any more."""
+    run = run_at(tmp_path / "first")
+    weights = run.checkpoint(8) / min(read_checkpoint(run.checkpoint(8)).files)
+    weights.write_bytes(b"other")
+    said: list[str] = []
+
+    def told() -> None:
+        if said:
+            raise StoppedOnNotice()
+
+    with pytest.raises(StoppedOnNotice):
+        newest_good(run, stored, ALONE, between=told, warn=said.append)
+    assert steps_saved(run.checkpoints) == [0, 4]
+    assert [str(weights) in problem for problem in said] == [True]
+
+
 # Another run of the same name.
 
 
