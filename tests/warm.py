@@ -4,7 +4,8 @@
 
 A rank imports for four seconds and then trains for less than one. What is imported alone is shared: each rank joins,
 trains, is killed and exits as any other. Of torchrun the launcher has what tests go by: the environment, a rendezvous
-that it holds itself, and that one rank's failure ends all. Tests of torchrun itself, of the verbs and the drill start it.
+that it holds itself, and that one rank's failure ends all; of `cluster.rank`, that a stop on notice is no failure. Tests
+of torchrun itself, of the verbs and the drill start it.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ from collections.abc import Callable, MutableSequence, Sequence
 from pathlib import Path
 from typing import Never
 
+from cluster.job import EXIT_STOPPED
+
 ROOT = Path(__file__).parents[1]
 GRACE_S = 30
 """Between SIGTERM and SIGKILL to the others when a rank has failed, as torchrun has it."""
@@ -36,7 +39,7 @@ class Ranks:
         """`words`: a script, or `-m` and a module, and its arguments. `file_bytes`: no file may become larger."""
         descriptor, name = tempfile.mkstemp(prefix="ranks-")
         os.close(descriptor)
-        self._output = Path(name)
+        self._output, self._written = Path(name), ""
         self.pids = FORKS.Array("i", ranks, lock=False)
         """Of the ranks, once they are started."""
         arguments = (tuple(words), ranks, dict(os.environ), os.getcwd(), self._output, self.pids, file_bytes)
@@ -57,13 +60,14 @@ class Ranks:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
-        """Waits for the end; returns what was written. Raises TimeoutError with it."""
+        """Waits for the end; returns what was written, as often as it is called. Raises TimeoutError with it."""
         self._process.join(timeout)
-        written = self._output.read_text(errors="replace")
+        if self._output.exists():
+            self._written = self._output.read_text(errors="replace")
         if self.returncode is None:
-            raise TimeoutError(f"{self.pid} has not ended after {timeout} s:\n{written}")
+            raise TimeoutError(f"{self.pid} has not ended after {timeout} s:\n{self._written}")
         self._output.unlink(missing_ok=True)
-        return written, None
+        return self._written, None
 
 
 def launch(
@@ -147,7 +151,8 @@ def leave(code: int) -> Never:
 
 
 def ended(pids: Sequence[int]) -> int:
-    """Waits for all ranks. The first that fails gives the code, and the others are told to end."""
+    """Waits for all ranks. The first that fails gives the code, and the others are told to end. Not so behind one that
+    has stopped on notice: they stop at the same step, and would hear of a second notice on their way out."""
     left, code, kill_at = set(pids), 0, float("inf")
     while left:
         for pid in sorted(left):
@@ -156,7 +161,9 @@ def ended(pids: Sequence[int]) -> int:
                 continue
             left.remove(pid)
             found = os.waitstatus_to_exitcode(status)
-            if found and not code:
+            if found == EXIT_STOPPED:
+                code = code or found
+            elif found and code in (0, EXIT_STOPPED):
                 code, kill_at = found if found > 0 else 128 - found, time.monotonic() + GRACE_S
                 print(f"rank {pids.index(pid)} ended with exitcode: {found}", file=sys.stderr)
                 tell(left, signal.SIGTERM)

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from cluster.signals import STOP_FILE_VARIABLE
 from data_prep.files import write_record
 from data_prep.manifest import read_manifest
 from pipeline.config import load_config
@@ -319,8 +320,7 @@ def test_a_notice_to_stop_waits_for_the_write_beside_training(troubled: Troubled
     checkpoints, code, output = troubled("term")
     assert code == 75, output
     saved = steps_saved(checkpoints)
-    assert saved[:4] == [0, 2, 4, 6]
-    assert saved[4:] in ([7], [8]), "and where training stood when it heard the notice"
+    assert saved == [0, 2, 4, 6, 7], "and where training stood when it heard the notice"
     for step in saved:
         verify_checkpoint(checkpoints / f"step-{step:08d}")
 
@@ -360,8 +360,12 @@ def test_a_write_that_fails_beside_training_is_one_clear_error(
 
 
 @pytest.mark.slow
-def test_ranks_that_hear_a_step_apart_of_a_write_that_failed_raise_at_the_same_step(troubled: Troubled) -> None:
-    """None is left in a collective that the others do not come to."""
+def test_ranks_that_hear_a_step_apart_of_a_write_that_failed_raise_at_the_same_step(
+    troubled: Troubled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is left in a collective that the others do not come to. As under a launcher of ours the one that ends last is
+    not killed by the SIGTERM that comes behind the first, before it has said why it ends."""
+    monkeypatch.setenv(STOP_FILE_VARIABLE, str(tmp_path / "attempt/stop"))
     _, code, output = troubled("apart", 2)
     assert code != 0
     assert len(re.findall(r"^pipeline\.errors\.PipelineError: .* step 6 could not be written", output, re.M)) == 2, (

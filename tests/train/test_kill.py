@@ -23,9 +23,10 @@ from tests.train.small_runs import (
 STEPS, EVERY = 12, 3
 
 
-def kill_when(ready: Callable[[], bool], config: Path, corpus: Path) -> None:
-    """Starts the run and kills every process of it, by SIGKILL, as soon as the condition holds."""
-    process = start_ranks(config, corpus)
+def kill_when(ready: Callable[[], bool], config: Path, corpus: Path, script: tuple[str, ...]) -> None:
+    """Starts the run and kills every process of it, by SIGKILL, when the condition holds. The script holds the run there:
+    it may go through the instant faster than this process looks."""
+    process = start_ranks(config, corpus, script=script)
     try:
         deadline = time.monotonic() + 120
         while not ready():
@@ -61,6 +62,7 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
         ),
         broken,
         corpus,
+        harm("hang", victim_step + 1),
     )
     before = steps_saved(run / "checkpoints")
     kill_when(
@@ -70,6 +72,7 @@ def test_killed_and_resumed_is_bitwise_the_unbroken_run(tmp_path: Path, stage: i
         ),
         broken,
         corpus,
+        harm("write", 2),  # of the first save: rank 1's state is written, its generators are not
     )
     for step in steps_saved(run / "checkpoints"):
         verify_checkpoint(run / "checkpoints" / f"step-{step:08d}")

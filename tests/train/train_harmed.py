@@ -1,9 +1,10 @@
 """One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
 
 weights: a bit flips in what rank 1 computes with before the CALLth step that this process takes, once. master, exp_avg:
-in what rank 1's optimizer keeps. hang: rank 1 does not come to that step any more. stand: rank 0 does not. term: rank 1
-gets SIGTERM in that save. late: rank 1 comes to that step once the journal says that rank 0 was told to stop. verify:
-rank 0 gets SIGTERM before that file of a checkpoint is verified.
+in what rank 1's optimizer keeps. hang: rank 1 does not come to that step any more. stand: rank 0 does not. write: rank 1
+does not come to writing that file of its saves. term: rank 1 gets SIGTERM in that save. late: rank 1 comes to that step
+once the journal says that rank 0 was told to stop. verify: rank 0 gets SIGTERM before that file of a checkpoint is
+verified.
 
 At ZeRO stage 3 queries' matrices and larger ones are cut, and small ones lie whole on each rank, as in a large model.
 """
@@ -22,10 +23,11 @@ from torch import Tensor
 
 from pipeline.config import TrainConfig, load_config
 from pipeline.monitor.journal import read_journal
-from pipeline.train import checkpoint, engine, loop
+from pipeline.train import checkpoint, engine, loop, snapshot
 from pipeline.train.elastic import pieces
 from pipeline.train.engine import zero_settings
 from pipeline.train.saving import Saver
+from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import open_workspace
 from tests.train import train_small
 
@@ -97,6 +99,25 @@ def before_call(number: int, rank: str, harm: Callable[..., None], function: Cal
     return harmed
 
 
+def time_only_from(step: int) -> None:
+    """A machine that stands still before that step is not taken for hung there."""
+    beat, train_step, begun = Watchdog.beat, loop.train_step, 0
+    seen: list[Watchdog] = []
+
+    def restart(watchdog: Watchdog) -> None:
+        seen.append(watchdog)
+        watchdog.restart()
+
+    def timed(*args: Any) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == step:
+            beat(seen[-1])
+        return train_step(*args)
+
+    Watchdog.beat, loop.train_step = restart, timed  # type: ignore[method-assign]
+
+
 HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
     "weights": (flip_weights, loop, "train_step", "1"),
     "master": (flip_master, loop, "train_step", "1"),
@@ -104,6 +125,7 @@ HARMS: dict[str, tuple[Callable[..., None], Any, str, str]] = {
     "hang": (hang, loop, "train_step", "1"),
     "stand": (hang, loop, "train_step", "0"),
     "late": (late, loop, "train_step", "1"),
+    "write": (hang, snapshot, "write_tensors", "1"),
     "term": (term, Saver, "save", "1"),
     "verify": (term_and_heard, checkpoint, "sha256_file", "0"),
 }
@@ -115,4 +137,6 @@ if __name__ == "__main__":
     harm, owner, name, rank = HARMS[kind]
     engine.zero_settings = cutting_matrices
     setattr(owner, name, before_call(int(call), rank, harm, getattr(owner, name)))
+    if (harm, owner) == (hang, loop):
+        time_only_from(int(call))
     raise SystemExit(train_small.main(*arguments))

@@ -1,7 +1,8 @@
 """One rank of a small run that meets trouble while it writes the checkpoint of step 6 in the background, as the tests
 start it: troubled_small.py TROUBLE CONFIG CORPUS.
 
-`kill`: SIGKILL when half of a file is written. `term`: SIGTERM then, and the write goes on once training has heard it.
+`kill`: SIGKILL when half of a file is written. `term`: SIGTERM then, for which step 7 waits, and the write goes on once
+training has heard it.
 `fail`: a full disk on the last rank; `bug`: an error of ours there; `apart`: the full disk, and rank 0 knows of it by the
 end of step 7, the last rank only in step 8. `spike`: the loss of step 7 is not a number, once, and the write goes on when
 training waits for it. What happens when is settled by events, not by the clock.
@@ -31,7 +32,7 @@ FULL = OSError(28, "No space left on device")
 FAILURES = {"fail": FULL, "bug": KeyError("F64"), "apart": FULL}
 write_tensors, requested = snapshot.write_tensors, StopNotice.requested
 train_step, save, write, wait = loop.train_step, Saver.save, Saver._write, Saver.wait
-heard = threading.Event()
+sent, heard = threading.Event(), threading.Event()
 
 
 def troubled(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
@@ -46,6 +47,7 @@ def troubled(path: Path, tensors: Mapping[str, Tensor]) -> FileRecord:
         os.kill(os.getpid(), signal.SIGKILL)
     if trouble == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+        sent.set()
     if trouble in ("term", "spike"):
         assert heard.wait(60)
     return record
@@ -60,6 +62,18 @@ def told(notice: StopNotice) -> bool:
     if stop:
         heard.set()
     return stop
+
+
+def term() -> None:
+    """Without this, training might come to the next save, which waits for this one, and hear nothing there."""
+    steps: list[int] = []
+
+    def train_step_(*arguments: Any) -> tuple[Tensor, float, float]:
+        steps.append(len(steps) + 1)
+        assert steps[-1] <= STEP or sent.wait(60)
+        return train_step(*arguments)
+
+    loop.train_step = train_step_
 
 
 def spike() -> None:
@@ -116,8 +130,5 @@ def apart() -> None:
 if __name__ == "__main__":
     trouble = sys.argv[1]
     snapshot.write_tensors, StopNotice.requested = troubled, told  # type: ignore[method-assign]
-    if trouble == "spike":
-        spike()
-    if trouble == "apart":
-        apart()
+    {"term": term, "spike": spike, "apart": apart}.get(trouble, lambda: None)()
     raise SystemExit(train_small.main(*sys.argv[2:]))
