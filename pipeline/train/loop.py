@@ -53,7 +53,7 @@ def train(training: Training) -> None:
         with Saver(engine, run.checkpoints, world, training.tell, asynchronous=beside) as saver:
             while not train_on(training, engine, saver, watchdog, step):
                 watchdog.restart()
-                step = find(training, begun=True)
+                step = find(training)
 
 
 def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, step: int | None) -> bool:

@@ -9,17 +9,19 @@ from pipeline.data.order import Order
 from pipeline.data.position import Position
 from pipeline.durable import remote_run
 from pipeline.errors import Mistake, PipelineError, StoppedOnNotice
+from pipeline.monitor.journal import read_journal
 from pipeline.notice import unless_told
 from pipeline.train.checkpoint import Checkpoint, read_checkpoint
+from pipeline.train.collectives import from_main
 from pipeline.train.newest import newest_good
 from pipeline.train.saving import load
 from pipeline.train.told import first_heard
 from pipeline.train.training import Training
 
 
-def find(training: Training, *, begun: bool = False) -> int | None:
+def find(training: Training) -> int | None:
     """The step of the newest good checkpoint of both tiers, which is here by now; what was found on the way to it is
-    said. None if the run has none yet: raises PipelineError if it has `begun`, or has some and none is good."""
+    said. None if the run has none yet: raises PipelineError if it has had one, or has some and none is good."""
     run, world, tell = training.run, training.world, training.tell
     go_on = unless_told(training.notice, "its checkpoint was looked for")
 
@@ -35,11 +37,17 @@ def find(training: Training, *, begun: bool = False) -> int | None:
         tell("guard", verdict="remote_doubt", problem=problem)
     if newest.step is None and (problems := newest.damaged + newest.doubts):
         raise PipelineError(f"{run.checkpoints}: no good checkpoint is left: {'; '.join(problems)}")
-    if newest.step is None and begun:
+    if newest.step is None and from_main(lambda: has_saved(run.metrics), world):
         raise PipelineError(
-            f"{run.checkpoints}: the checkpoints that were here are gone; nothing is left to go on from"
+            f"{run.checkpoints}: the checkpoints that were here are gone, or damaged and set aside; nothing is left to "
+            f"go on from. Put one back, or remove {run.path} to begin anew"
         )
     return newest.step
+
+
+def has_saved(journal: Path) -> bool:
+    """Whether the run has had a checkpoint: without one now it would begin at step 0 again, as if it had not."""
+    return any(line["kind"] in ("checkpoint", "resume") for line in read_journal(journal))
 
 
 def resume(training: Training, engine: Any, order: Order, step: int) -> None:
