@@ -165,7 +165,8 @@ class GuardConfig:
     __pydantic_config__ = FORBID
 
     window_steps: int = 128
-    """Good steps that a step is compared with; none is called a spike before half as many are there."""
+    """Good steps, on the same mix of sources, that a step is compared with; none is called a spike before half as many
+    are there."""
     loss_deviations: float = 10.0
     """A loss this many robust deviations (1.4826 × MAD) above the window's median is a spike; 0 turns it off."""
     grad_norm_deviations: float = 50.0

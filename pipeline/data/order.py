@@ -130,6 +130,13 @@ class Order:
             place = place + window.count * (place >= window.first)
         return place
 
+    def changes(self) -> list[int]:
+        """The positions from which on the sources have other weights, ascending."""
+        return [
+            place - sum(min(window.count, max(0, place - window.first)) for window in self.skipped)
+            for place in (change.first_block * BLOCK for change in self.mixture.changes)
+        ]
+
     def positions_at(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
         """The inverse of `places`; -1 for a place that is skipped."""
         position, skipped = place.astype(np.int64), np.zeros(place.shape, dtype=bool)

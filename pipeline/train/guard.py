@@ -7,13 +7,14 @@
 
 What is unusual: the verdict is on figures that all ranks have from one all-reduce, so that they need no second one to
 agree; the figures that it compares with are read back from the journal's unbroken curve, so a resume does not blind it;
-and a rollback is nothing but a resume (rollback.py).
+where the sources' weights change it begins anew, for the loss of another mix may lie anywhere; and a rollback is
+nothing but a resume (rollback.py).
 """
 
 import math
 import statistics
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -119,13 +120,18 @@ def decide(state: GuardState, found: Verdict, step: int, config: GuardConfig) ->
 class Guard:
     """Judges one step after the other. Every rank has its own, with the same state, and comes to the same decisions."""
 
-    def __init__(self, config: GuardConfig, state: GuardState, history: Sequence[Figures]) -> None:
+    def __init__(
+        self, config: GuardConfig, state: GuardState, history: Sequence[Figures], changes: Collection[int] = ()
+    ) -> None:
+        """`history`: of the last steps on the same mix of sources. `changes`: the steps that begin another one."""
         self.state = state
-        self._config = config
+        self._config, self._changes = config, changes
         self._history = deque(history, maxlen=config.window_steps)
 
     def judge(self, step: int, figures: Figures) -> Decision:
         """What to do after a step, counted from 1."""
+        if step in self._changes:
+            self._history.clear()
         found = verdict(self._history, step, figures.loss, figures.grad_norm, self._config)
         decision = decide(self.state, found, step, self._config)
         if decision.kind == "hardware":

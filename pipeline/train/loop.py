@@ -77,8 +77,10 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, 
         step = 0
         commit(step)
         saver.wait()
-    window = config.train.guard.window_steps
-    guard = Guard(config.train.guard, state, from_main(lambda: recent_figures(training.run.metrics, window), world))
+    changes = [config.batches.step_at(position) + 1 for position in order.changes()]
+    window, since = config.train.guard.window_steps, max((change for change in changes if change <= step), default=0)
+    history = from_main(lambda: recent_figures(training.run.metrics, window, since), world)
+    guard = Guard(config.train.guard, state, history, changes)
     stop = told(training, engine)  # it may have come while all this was loaded
     with loader_of(training, order) as loader, ThreadPoolExecutor(max_workers=1) as beside:
         while step < config.total_steps and not stop:

@@ -108,14 +108,14 @@ def rolled_back(state: GuardState, decision: Decision, order: Order, batches: Ba
     return replace(after, skipped=order.skipping(first, batches.first(decision.last) - first).skipped)
 
 
-def recent_figures(journal: Path, count: int) -> list[Figures]:
-    """The last `count` steps that led to the present weights, oldest first. Reads only the journal's end, if it
-    tells."""
+def recent_figures(journal: Path, count: int, since: int = 0) -> list[Figures]:
+    """The last `count` steps that led to the present weights, oldest first, and of these the step `since` and later
+    ones. Reads only the journal's end, if it tells."""
     size, tail = journal.stat().st_size if journal.exists() else 0, 1000 * count
     while True:
         lines = unbroken(read_from(journal, max(0, size - tail))[0])[-count:]
         if len(lines) == count or tail >= size:
             break
         tail *= 4
-    figures = [(line.get("loss"), line.get("grad_norm")) for line in lines]
+    figures = [(line.get("loss"), line.get("grad_norm")) for line in lines if line["step"] >= since]
     return [Figures(loss=loss, grad_norm=norm) for loss, norm in figures if loss is not None and norm is not None]

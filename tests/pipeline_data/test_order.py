@@ -156,6 +156,17 @@ def test_a_source_that_leaves_for_good_stands_nowhere_after_its_last() -> None:
     assert found[1:].tolist() == [-1, -1]
 
 
+def test_an_order_says_where_its_weights_change_also_behind_what_is_skipped() -> None:
+    changes = (Change(first_block=1, weights=(1.0, 0.0)), Change(first_block=2, weights=(0.0, 1.0)))
+    order = Order(manifest_digest="", seed=0, mixture=Mixture(weights=(0.0, 1.0), key=0, changes=changes), sources=())
+    assert order.changes() == [BLOCK, 2 * BLOCK]
+    order = order.skipping(10, 30).skipping(BLOCK - 100, 300)  # the second window holds the first change
+    assert order.changes() == [BLOCK - 100, 2 * BLOCK - 330]
+    places = order.places(np.asarray([position - past for position in order.changes() for past in (1, 0)]))
+    sources = order.mixture.locate(places.astype(np.uint64))[0].tolist()
+    assert sources == [1, 0, 0, 1]
+
+
 def test_an_order_with_changing_weights_finds_each_visit_and_no_other() -> None:
     """All positions of three blocks, with a window left out: each is where its sequence's epoch is said to stand."""
     changes = (Change(first_block=1, weights=(1.0, 0.0)), Change(first_block=2, weights=(0.2, 0.8)))

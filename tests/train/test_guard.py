@@ -4,6 +4,7 @@ import math
 import random
 import re
 import shutil
+import string
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,8 @@ from cluster.world import World
 from data_prep.files import write_record
 from data_prep.manifest import Manifest, read_manifest
 from data_prep.shards import open_shard
+from data_prep.small import write_small_corpus
+from data_prep.weights import BLOCK
 from pipeline.batches import Batches
 from pipeline.config import GuardConfig, load_config
 from pipeline.data.mixture import Mixture
@@ -29,6 +32,7 @@ from pipeline.train.checkpoint import WEIGHTS_NAME, read_checkpoint, steps_saved
 from pipeline.train.guard import (
     Decision,
     Figures,
+    Guard,
     GuardState,
     Replay,
     Verdict,
@@ -136,6 +140,17 @@ def test_recent_figures_are_those_of_the_unbroken_curve(tmp_path: Path) -> None:
             journal.append("checkpoint", step=9, why="x" * 100)
     assert [one.loss for one in recent_figures(path, 4)] == [6.0, 7.0, 8.0, 90.0]
     assert len(recent_figures(path, 100)) == 9
+    assert [one.loss for one in recent_figures(path, 4, since=8)] == [8.0, 90.0]
+
+
+def test_a_step_is_compared_with_none_of_another_mix() -> None:
+    before, change = falling(100), 101
+    assert Guard(GUARD, GuardState(), before).judge(change, Figures(loss=9, grad_norm=1)).kind == "replay"
+    guard = Guard(GUARD, GuardState(), before, [change])
+    later = [Figures(loss=one.loss + 5, grad_norm=one.grad_norm) for one in falling(17, seed=1)]
+    assert {guard.judge(change + at, one).kind for at, one in enumerate(later)} == {"go_on"}
+    assert guard.judge(change + 17, Figures(loss=20, grad_norm=1)).kind == "replay", "it is as watchful as before"
+    assert Guard(GUARD, GuardState(), before, [change]).judge(change, Figures(loss=math.nan, grad_norm=1)).rolls_back
 
 
 def rolled(kind: Literal["replay", "skip"], first: int, saved: Sequence[int]) -> Consequences:
@@ -394,6 +409,32 @@ def test_a_bit_that_flips_on_one_rank_is_a_machines_fault_and_nothing_is_left_ou
     run_ranks(clean, corpus, *overrides(how))
     assert digests(run) == digests(tmp_path / "clean/runs/small")
     assert final_weights(run) == final_weights(tmp_path / "clean/runs/small")
+
+
+@pytest.mark.slow
+def test_a_change_of_the_mix_is_no_spike(tmp_path: Path) -> None:
+    """From a source that is learnt by heart to one of noise, in one step; also where a resume looks back over it."""
+    draw, run = random.Random(0), tmp_path / "ws/runs/small"
+    documents = {
+        "prose": [(f"p{at}", "the mill " * 40) for at in range(60)],
+        "code": [(f"c{at}", "".join(draw.choices(string.printable, k=300))) for at in range(60)],
+    }
+    write_small_corpus(tmp_path / "corpus", documents, sequence_length=8, sequences_per_shard=512)
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=1, every_steps=6, ranks=1)
+    for source, first in zip(tree["data"]["sources"], (1, 0), strict=True):
+        source["weight"] = [{"start": 0, "weight": first}, {"start": 0.5, "weight": 1 - first}]
+    tree["data"]["sequence_length"], tree["model"] = 8, {"layers": 1, "width": 16, "heads": 2}
+    tree["train"] |= {"tokens": 2 * BLOCK * 8, "global_batch_size": 128, "micro_batch_size": 128}
+    tree["train"] |= {"optimizer": {"lr": 1e-2}, "guard": {"window_steps": 16}}
+    config = write_config(tmp_path / "run.yaml", tree)
+    run_ranks(config, tmp_path / "corpus", ranks=1)
+    losses = [line["loss"] for line in unbroken(read_journal(run / "metrics.jsonl"))]
+    assert len(losses) == 64
+    assert losses[32] > 5 > 1 > max(losses[24:32])
+    for step in steps_saved(run / "checkpoints")[7:]:  # the change was at step 33; a resume from 36 sees it
+        shutil.rmtree(run / f"checkpoints/step-{step:08d}")
+    run_ranks(config, tmp_path / "corpus", ranks=1)
+    assert guard_lines(run) == []
 
 
 def overrides(how: str) -> list[str]:
