@@ -22,11 +22,14 @@ class Evaluation:
 
     command: Sequence[str]
     step: int | None = None
-    failed: set[int] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    """Digests of the checkpoints whose evaluation failed. A rollback may set one aside while it is scored, and another
+    will bear its step."""
+    _digest: str = ""
     _process: subprocess.Popen[str] | None = None
 
-    def start(self, step: int) -> None:
-        self.step = step
+    def start(self, step: int, digest: str) -> None:
+        self.step, self._digest = step, digest
         self._process = subprocess.Popen(
             verb("evaluate", self.command, "--step", str(step), "--json"),
             stdout=subprocess.DEVNULL,
@@ -40,8 +43,7 @@ class Evaluation:
             return
         _, said = self._process.communicate()
         if self._process.returncode not in (0, EXIT_STOPPED):  # one that was told to stop goes on when it starts again
-            assert self.step is not None
-            self.failed.add(self.step)
+            self.failed.add(self._digest)
             sys.stderr.write(said)
         self._process, self.step = None, None
 

@@ -40,7 +40,7 @@ from pipeline.last_words import last_words
 from pipeline.locks import locked
 from pipeline.monitor.views import wandb_view
 from pipeline.notice import unless_told
-from pipeline.observe import observe
+from pipeline.observe import digest_of, observe
 from pipeline.promote.registry import AliasMoved
 from pipeline.promote.stage import promote_step
 from pipeline.runs import check_config, read_state, run_id
@@ -76,7 +76,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
         while True:
             evaluation.poll()
             state = observe(config, workspace, ours, launcher)
-            state = replace(state, evaluating=evaluation.step, failed=frozenset(evaluation.failed))
+            failed = frozenset(step for step in state.saved if digest_of(folder, step) in evaluation.failed)
+            state = replace(state, evaluating=evaluation.step, failed=failed)
             if notice.requested():
                 evaluation.end()
                 stop(config, ours, launcher)
@@ -94,7 +95,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     case Train():
                         ours = launcher.submit(training_job(config, folder, command))
                     case Evaluate(step):
-                        evaluation.start(step)
+                        if digest := digest_of(folder, step):
+                            evaluation.start(step, digest)
                     case Promote(step):
                         _promote(config, workspace, step, notice)
                     case Prune():
@@ -110,8 +112,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     break
                 patience.look(state.job)
                 time.sleep(POLL_S)
-        if evaluation.failed:
-            which = ", ".join(map(str, sorted(evaluation.failed)))
+        if state.failed:
+            which = ", ".join(map(str, sorted(state.failed)))
             raise PipelineError(
                 f"run {config.name}: the evaluation of step {which} failed, see above; run it again to retry"
             )
@@ -176,10 +178,12 @@ def prune_all(folder: RunFolder, doomed: Prune) -> None:
 
 
 def prune(checkpoint: Path) -> None:
-    """Deletes a checkpoint so that a crash half-way leaves none that looks whole."""
+    """Deletes a checkpoint so that a crash half-way leaves none that looks whole; nothing if it is gone, as one that a
+    rollback has set aside meanwhile."""
     doomed = checkpoint.with_name(f".{checkpoint.name}{DELETING_SUFFIX}")
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    with suppress(FileNotFoundError):
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
 
 
 def prune_remote(config: RunConfig, folder: RunFolder, steps: Sequence[int]) -> None:

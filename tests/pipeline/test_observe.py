@@ -1,6 +1,8 @@
 """What the scheduler reads off the files: which checkpoints are there, scored and judged."""
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +10,10 @@ import pytest
 from cluster.job import launcher_for
 from cluster.signals import StopNotice
 from data_prep.manifest import read_manifest
-from pipeline import scheduler
-from pipeline.actions import Evaluate, State, next_actions
+from pipeline import children, scheduler
+from pipeline.actions import Evaluate, Prune, State, next_actions
 from pipeline.config import RunConfig, load_config
+from pipeline.config.tree import MonitorConfig, WandbConfig
 from pipeline.errors import CorruptCheckpoint, Mistake
 from pipeline.evaluate.stage import evaluate_step
 from pipeline.observe import observe
@@ -97,3 +100,32 @@ def test_a_rollback_that_sets_a_checkpoint_aside_while_it_is_judged_does_not_end
         checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.rewound-1"))
         scheduler._promote(config, workspace, 4, notice)
     assert seen(config, workspace).saved == ()
+
+
+def test_a_rollback_while_a_checkpoint_is_scored_fails_nothing_and_what_bears_its_step_is_scored(
+    opened: tuple[RunConfig, Workspace], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, workspace = opened
+    config = replace(config, promote=None, monitor=MonitorConfig(wandb=WandbConfig(mode="disabled")))
+    run = workspace.run(config.name)
+    report, spare = run.report(8, "heldout"), tmp_path / "spare"
+    save_checkpoint(config, workspace, 8, seed=5)
+    run.checkpoint(8).rename(spare)
+    report.rename(tmp_path / "report")
+    save_checkpoint(config, workspace, 8)
+    report.unlink()
+    rolls_back = f"os.rename({str(run.checkpoint(8))!r}, {str(run.checkpoint(8)) + '.rewound-1'!r}); "
+    rolls_back += f"os.rename({str(spare)!r}, {str(run.checkpoint(8))!r}); sys.exit(3)"
+    scores = f"os.rename({str(tmp_path / 'report')!r}, {str(report)!r})"
+    ends = iter((rolls_back, scores))
+    monkeypatch.setattr(children, "verb", lambda *_: [sys.executable, "-c", f"import os, sys; {next(ends)}"])
+    scheduler.run(config, workspace, [], lambda: None)
+    assert seen(config, workspace).evaluated == {4, 8}
+    assert next(ends, None) is None
+
+
+def test_what_a_rollback_has_set_aside_need_not_be_pruned(opened: tuple[RunConfig, Workspace]) -> None:
+    config, workspace = opened
+    run = workspace.run(config.name)
+    scheduler.prune_all(run, Prune((4, 8)))
+    assert list(run.checkpoints.iterdir()) == []
