@@ -50,14 +50,22 @@ def run(attempt: Path, command: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         arrange()
 
-    # preexec_fn is safe here: this process has no other thread yet.
-    child = subprocess.Popen([sys.executable, "-u", *command], env=env, preexec_fn=prepare)
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+        if child is None:
+            early.append(number)
+        else:
+            child.send_signal(number)
 
+    # Before the command starts: a notice that comes in between must not end this process, and with it the command.
     for number in NOTICE_SIGNALS:
         signal.signal(number, forward)
+    # preexec_fn is safe here: this process has no other thread yet.
+    child = subprocess.Popen([sys.executable, "-u", *command], env=env, preexec_fn=prepare)
+    for missed in early:
+        child.send_signal(missed)
     # Ctrl-C reaches the whole foreground group, the command too; waiting for it is this process's whole work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

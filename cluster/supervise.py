@@ -72,17 +72,21 @@ def this_process() -> Mapping[str, str]:
     return {"host": host_name(), "pid": str(os.getpid()), "started": started}
 
 
-def run(orders: Orders) -> int:
-    """Starts the job's processes, enforces the grace after a notice, and returns the job's exit code."""
-    folder = Path(orders.folder)
-    attempt = attempt_folder(folder, orders.id)
-    child = subprocess.Popen(orders.argv, preexec_fn=dies_with_parent())
+def pass_on_notices(attempt: Path) -> None:
+    """A signal becomes the stop file, which all ranks watch. To be called before anybody can know this process."""
 
     def notice(number: int, frame: FrameType | None) -> None:
         stop_file(attempt).touch()
 
     for number in NOTICE_SIGNALS:
         signal.signal(number, notice)
+
+
+def run(orders: Orders) -> int:
+    """Starts the job's processes, enforces the grace after a notice, and returns the job's exit code."""
+    folder = Path(orders.folder)
+    attempt = attempt_folder(folder, orders.id)
+    child = subprocess.Popen(orders.argv, preexec_fn=dies_with_parent())
     ended = threading.Event()
 
     def end_after_grace() -> None:
@@ -104,7 +108,9 @@ def main(arguments: Sequence[str]) -> int:
     orders = Orders(**{**values, "argv": tuple(values["argv"])})
     detach()
     folder = Path(orders.folder)
-    attempt_folder(folder, orders.id).mkdir(parents=True)
+    attempt = attempt_folder(folder, orders.id)
+    attempt.mkdir(parents=True)
+    pass_on_notices(attempt)
     store_job(
         JobRecord(
             launcher="local",

@@ -6,6 +6,7 @@ failed, 4 the gate said no, 75 stopped on notice and resumable. Heavy packages a
 them, so that `--help`, `status` and `submit` are instant.
 """
 
+import io
 import json
 import math
 import os
@@ -609,8 +610,17 @@ def with_notes(error: BaseException) -> str:
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
+def lines_in_one_piece() -> None:
+    """Makes a printed line one write, also under `python -u`, as launchers start ranks: there `print` writes its text
+    and then its end, and ranks that say the same at once share a log."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and isinstance(stream.buffer, io.RawIOBase):
+            stream.reconfigure(line_buffering=True, write_through=False)
+
+
 def main() -> None:
     """The `headrace` command. `--debug` may stand anywhere."""
+    lines_in_one_piece()
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
     with one_line_errors(debug=debug, as_json="--json" in arguments):

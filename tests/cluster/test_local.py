@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,8 +36,11 @@ def ended(record: JobRecord) -> JobState:
 
 def rank_pid(folder: Path) -> int:
     """The process of the command that prints its pid, once it has."""
-    wait_for(lambda: "pid " in text(folder), "the rank's first words")
-    return int(text(folder).split("pid ")[1].split()[0])
+    said = re.compile(r"^pid (\d+)\n", re.MULTILINE)  # the whole line: it comes word by word
+    wait_for(lambda: said.search(text(folder)) is not None, "the rank's first words")
+    found = said.search(text(folder))
+    assert found is not None
+    return int(found[1])
 
 
 def text(folder: Path) -> str:
@@ -185,6 +189,23 @@ sys.exit(75)
     os.kill(int(record.handle["pid"]), signal.SIGTERM)
     assert ended(record) is JobState.STOPPED
     assert "saved" in text(tmp_path)
+
+
+def test_a_notice_to_a_rank_s_watcher_reaches_a_command_that_has_just_started(tmp_path: Path) -> None:
+    """Nor does it end the watcher, who has yet to record how the rank ended."""
+    script = f"""
+import os, signal, subprocess, sys
+from cluster import rank
+start = subprocess.Popen
+def started(*arguments, **how):
+    child = start(*arguments, **how)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return child
+subprocess.Popen = started
+sys.exit(rank.main([{str(tmp_path)!r}, "-c", "import time; time.sleep(600)"]))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False, timeout=60).returncode == 143
+    assert read_codes(tmp_path) == {0: 143}
 
 
 def test_another_process_with_the_same_pid_is_not_the_job(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """What the command line makes of errors."""
 
 import json
+import socket
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +40,19 @@ def test_words_that_no_verb_takes_are_one_line_too(
     assert line.startswith(f"headrace: {said}")
     assert called([*words, "--json"], monkeypatch) == 2
     assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
+def test_a_line_is_one_write_as_ranks_share_a_log(tmp_path: Path) -> None:
+    """A socket of datagrams keeps writes apart. Launchers start ranks with `-u`."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        words = [sys.executable, "-u", "-m", "pipeline.cli", "train", str(tmp_path / "none.yaml")]
+        assert subprocess.run(words, stderr=theirs, check=False).returncode == 2
+        said = ours.recv(1 << 16, socket.MSG_DONTWAIT)
+        assert said.startswith(b"headrace: ")
+        assert said.endswith(b"\n")
+        with pytest.raises(BlockingIOError):
+            ours.recv(1, socket.MSG_DONTWAIT)
 
 
 def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
