@@ -24,8 +24,9 @@ from cluster.ray_jobs import auth_headers
 LAB = Path(__file__).parents[1] / "slurm" / "lab"
 
 
-def wait_for(holds: Callable[[], bool], what: str, *, timeout_s: float = 120) -> None:
-    """Polls until it holds. Raises TimeoutError, saying what did not come true."""
+def wait_for(holds: Callable[[], bool], what: str, *, timeout_s: float = 300) -> None:
+    """Polls until it holds. Raises TimeoutError, saying what did not come true; a job on Ray takes two minutes where
+    several others want the same cores."""
     deadline = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline:
@@ -88,7 +89,7 @@ def slurm_lab(folder: Path, *, nodes: int = 2) -> Iterator[Path]:
 def ray_cluster(folder: Path, *, nodes: int = 2, cpus_per_node: int = 2) -> Iterator[str]:
     """A Ray cluster of its own, with a dashboard for the Jobs API on 127.0.0.1. The folder's path must be short. Yields
     the dashboard's address."""
-    port = free_block(26400, 100 * (nodes + 1))
+    port = free_block(30000, 100 * (nodes + 1))  # where no job of ours looks for a rendezvous
     head, dashboard = f"127.0.0.1:{port}", port + 1
     # Ray turns 127.0.0.1 into an address that others can reach: only who has the token may use this cluster.
     as_head = [
@@ -115,7 +116,7 @@ def ray_cluster(folder: Path, *, nodes: int = 2, cpus_per_node: int = 2) -> Iter
                 "--block",
             ]
             stack.enter_context(ray_node(arguments, folder.with_name(f"{folder.name}-node{node}.log")))
-            wait_for(lambda: alive_nodes(dashboard) == node + 1, f"node {node} of the Ray cluster", timeout_s=90)  # noqa: B023
+            wait_for(lambda: alive_nodes(dashboard) == node + 1, f"node {node} of the Ray cluster")  # noqa: B023
         yield f"http://127.0.0.1:{dashboard}"
 
 

@@ -39,9 +39,9 @@ from pipeline.train.gpus import check_gpus
 from pipeline.train.watchdog import Watchdog
 from pipeline.workspace import RunFolder, Workspace
 
-ALL_SAID_S, ENDED_S = 2.0, 15.0
-"""In a hang every rank says where it stands. Rank 0 listens so long, writes the report and ends, and with it the job;
-without it the others end by themselves."""
+ALL_SAID_S, ENDED_S = 15.0, 30.0
+"""In a hang every rank says where it stands. Rank 0 listens so long at most, writes the report and ends, and with it
+the job; without it the others end by themselves."""
 MEETING_S = 300.0
 """How long the ranks may take to start and to meet, beside the first check."""
 
@@ -114,15 +114,19 @@ def clear(folder: RunFolder) -> None:
 
 
 def places(folder: RunFolder, world: World) -> list[str | None]:
-    """Leaves word of where this rank's main thread stands; gives on rank 0 what all have left, a moment later."""
+    """Leaves word of where this rank's main thread stands; gives on rank 0 what all have left, None for who has not."""
     frame = sys._current_frames()[threading.main_thread().ident or 0]
     place = f"{frame.f_code.co_name} ({Path(frame.f_code.co_filename).name}:{frame.f_lineno})"
     files = [folder.path / f"place-{rank:05d}" for rank in range(world.size)]
     files[world.rank].write_text(place)
     if not world.is_main:
         return []
-    time.sleep(ALL_SAID_S)
-    return [path.read_text() if path.exists() else None for path in files]
+    until = time.monotonic() + ALL_SAID_S
+    while True:
+        said = [path.read_text() if path.exists() else "" for path in files]
+        if all(said) or time.monotonic() > until:
+            return [one or None for one in said]
+        time.sleep(0.05)
 
 
 def end_last(code: int, world: World) -> None:

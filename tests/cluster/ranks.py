@@ -1,6 +1,6 @@
 """A small real job, run by every rank of the launcher tests: they meet, add up, and do as the first argument says.
 
-sum             all-reduce once, exit 0
+sum             all-reduce once, go on when the file RANKS_GO is there, if it is asked for; exit 0
 until-told      go on in steps until a notice comes; stop together, the later the higher the rank; exit 75
 until-told-once the same on the first stretch; on the next one as `sum`
 fail            rank 1 exits with 7 while rank 0 goes on
@@ -44,6 +44,8 @@ def main(mode: str) -> int:
             return 7
         told_before = Path(os.environ.get("RANKS_MARK", "/nonexistent")).exists()
         if mode == "sum" or (mode == "until-told-once" and told_before):
+            while "RANKS_GO" in os.environ and not Path(os.environ["RANKS_GO"]).exists():
+                time.sleep(0.02)
             dist.barrier()
             dist.destroy_process_group()
             return 0

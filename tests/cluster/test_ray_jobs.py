@@ -96,18 +96,20 @@ def text(folder: Path) -> str:
 
 def end(address: str, record: JobRecord) -> JobState:
     launcher = launcher_for(ClusterConfig(launcher="ray", ray=RayConfig(address=address)))
-    wait_for(lambda: not launcher.state(record).is_alive, f"end of job {record.id}", timeout_s=180)
+    wait_for(lambda: not launcher.state(record).is_alive, f"end of job {record.id}")
     return launcher.state(record)
 
 
 @pytest.mark.slow
 def test_two_nodes_add_up_and_submitting_again_finds_the_job(tmp_path: Path, ray_address: str) -> None:
     launcher = launcher_for(ClusterConfig(launcher="ray", ray=RayConfig(address=ray_address)))
-    spec = JobSpec(name="x", command=(RANKS, "sum"), folder=tmp_path, nodes=2)
+    go = tmp_path / "go"
+    spec = JobSpec(name="x", command=(RANKS, "sum"), folder=tmp_path, nodes=2, env={"RANKS_GO": str(go)})
     record = launcher.submit(spec)
     assert load_job(tmp_path) == record
     assert launcher.submit(spec) == record
     assert launcher.state(record).is_alive
+    go.touch()
     assert end(ray_address, record) is JobState.SUCCEEDED
     log = "\n".join(launcher.logs(record, follow=True))
     assert "rank 0 of 2" in log

@@ -24,15 +24,17 @@ def config(partition: str = "main") -> ClusterConfig:
 
 
 def job(folder: Path, *command: str, nodes: int = 2) -> JobSpec:
-    return JobSpec(name="x", command=command, folder=folder, nodes=nodes, env={"RANKS_MARK": str(folder / "mark")})
+    env = {"RANKS_MARK": str(folder / "mark"), "RANKS_GO": str(folder / "go")}
+    return JobSpec(name="x", command=command, folder=folder, nodes=nodes, env=env)
 
 
 def text(folder: Path) -> str:
     return log_file(folder).read_text() if log_file(folder).exists() else ""
 
 
-def watch(record: JobRecord, meanwhile: Callable[[], None] = lambda: None) -> list[JobState]:
-    """The states that the job goes through until its end."""
+def watch(record: JobRecord, meanwhile: Callable[[list[JobState]], None] = lambda states: None) -> list[JobState]:
+    """The states that the job goes through until its end. `meanwhile` is given those so far, and may hold the job until
+    one has been seen."""
     launcher = launcher_for(config())
     states: list[JobState] = []
 
@@ -40,10 +42,10 @@ def watch(record: JobRecord, meanwhile: Callable[[], None] = lambda: None) -> li
         state = launcher.state(record)
         if states[-1:] != [state]:
             states.append(state)
-        meanwhile()
+        meanwhile(states)
         return not state.is_alive
 
-    wait_for(ended, f"end of job {record.id}", timeout_s=180)
+    wait_for(ended, f"end of job {record.id}")
     return states
 
 
@@ -53,7 +55,12 @@ def test_two_nodes_add_up_and_submitting_again_finds_the_job(tmp_path: Path) -> 
     record = launcher.submit(job(tmp_path, RANKS, "sum"))
     assert load_job(tmp_path) == record
     assert launcher.submit(job(tmp_path, RANKS, "sum")) == record
-    states = watch(record)
+
+    def once_it_runs(states: list[JobState]) -> None:
+        if states[-1] is JobState.RUNNING:
+            (tmp_path / "go").touch()
+
+    states = watch(record, once_it_runs)
     assert set(states[:-1]) <= {JobState.PENDING, JobState.RUNNING}
     assert states[-2:] == [JobState.RUNNING, JobState.SUCCEEDED]
     lines = list(launcher.logs(record, follow=True))
@@ -64,23 +71,18 @@ def test_two_nodes_add_up_and_submitting_again_finds_the_job(tmp_path: Path) -> 
 def test_a_preempted_job_saves_goes_back_into_the_queue_and_ends_well(tmp_path: Path) -> None:
     launcher = launcher_for(config("low"))
     record = launcher.submit(job(tmp_path, RANKS, "until-told-once"))
-    sent: list[str] = []
+    there, waited = tmp_path / "preempted", tmp_path / "waited"
 
-    def preempt_once() -> None:
-        if not sent and text(tmp_path).count("sum 3") == 2:
-            command = [
-                "sbatch",
-                "--parsable",
-                "-p",
-                "high",
-                "-N2",
-                "--exclusive",
-                "-o",
-                "/dev/null",
-                "--wrap",
-                "sleep 1",
-            ]
-            sent.append(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    def preempt_once(states: list[JobState]) -> None:
+        if not there.exists() and states[-1] is JobState.RUNNING and text(tmp_path).count("sum 3") == 2:
+            there.touch()
+            wrapped = f"while [ ! -e {waited} ]; do sleep 0.1; done"
+            words = ("--parsable", "-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", wrapped)
+            subprocess.run(["sbatch", *words], check=True, capture_output=True)
+        if states[-2:] == [JobState.RUNNING, JobState.PENDING]:
+            waited.touch()
+        if waited.exists() and states[-1] is JobState.RUNNING:
+            (tmp_path / "go").touch()
 
     states = watch(record, preempt_once)
     assert states[-4:] == [JobState.RUNNING, JobState.PENDING, JobState.RUNNING, JobState.SUCCEEDED]

@@ -1,6 +1,7 @@
 """The whole examination, two DeepSpeed ranks over gloo: green on a sound setting, and each fault found by its check."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +83,9 @@ def test_every_fault_is_found_by_its_own_check_and_the_rank_is_named(tmp_path: P
 def test_a_rank_that_hangs_ends_the_examination_with_a_clear_report(tmp_path: Path) -> None:
     found, code, output = examined(tmp_path, 4, "hang")
     assert code != 0
-    assert "no check of the doctor has ended for 4 s" in output
+    assert re.search(r"no check of the doctor has ended for \d+ s", output)
     assert found["ranks"].result == "fail"
-    assert "did not end within 4 s" in found["ranks"].figure
+    assert re.search(r"did not end within \d+ s", found["ranks"].figure)
     assert "rank 1 in <lambda> (faulty.py" in found["ranks"].figure
     assert "rank 0 in barrier" in found["ranks"].figure
     assert {check.result for name, check in found.items() if name != "ranks"} == {"skip"}

@@ -1,17 +1,19 @@
 """What a rank says of its machine, and what is refused before any rank meets another."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cluster.world import World
 from pipeline.config import load_config
-from pipeline.doctor import job
+from pipeline.doctor import job, machine
 from pipeline.doctor.machine import clock_offsets, planned_on
 from pipeline.errors import Mistake, PipelineError
 from pipeline.train.gpus import check_gpus
-from pipeline.workspace import open_workspace
-from tests.train.small_runs import config_tree, write_config
+from pipeline.workspace import RunFolder, open_workspace
+from tests.train.small_runs import ALONE, config_tree, write_config
 
 
 @pytest.mark.parametrize(
@@ -31,6 +33,18 @@ def test_devices_by_the_names_that_runs_are_planned_on(device: str | None, name:
 def test_a_clock_is_off_by_what_most_rounds_say() -> None:
     """One late rank in one round is no skew."""
     assert clock_offsets([(10.0, 20.0, 30.0), (15.0, 25.0, 35.0), (10.0, 29.0, 30.0)]) == [0.0, 5.0, 0.0]
+
+
+def test_a_notice_that_is_there_counts_though_this_process_looks_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "SHARED_BOUND_S", -1.0)
+    folder = RunFolder(path=tmp_path)
+    patient: Any = SimpleNamespace(folder=folder, world=ALONE, together=lambda: None)
+    assert machine.wait_for_notice(patient) is not None
+    folder.stop.unlink()
+    patient.world = SimpleNamespace(is_main=False)
+    assert machine.wait_for_notice(patient) is None
 
 
 def test_more_ranks_than_gpus_are_refused() -> None:

@@ -165,7 +165,7 @@ def kill_when(ready: Callable[[], bool], path: Path) -> None:
     process = start("run", path)
     deadline = time.monotonic() + 120
     while not ready():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None or ready(), process.communicate()
         assert time.monotonic() < deadline, "the instant to kill at never came"
         time.sleep(0.005)
     process.kill()

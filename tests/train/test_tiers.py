@@ -479,7 +479,7 @@ def test_files_are_verified_side_by_side(tmp_path: Path, monkeypatch: pytest.Mon
     save(run, 4)
 
     def meeting(path: Path) -> str:
-        both.wait(10)
+        both.wait(60)
         return hashed(path)
 
     monkeypatch.setattr(checkpoint, "num_cores", lambda: 2)
