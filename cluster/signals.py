@@ -1,9 +1,9 @@
 """The notice to stop: who receives it, and how ranks agree on the step at which they all obey.
 
-A notice comes as SIGTERM or SIGUSR1 (a preemption, a time limit, Ctrl-C's polite sister), or as a file that a launcher,
-or somebody by hand, creates where all ranks look. Signals may reach one rank only, or each at another moment; the file
-reaches all, within the time that a shared file system takes. So a notice only raises a flag, and the ranks settle
-together when to stop.
+A notice comes as SIGTERM or SIGUSR1 (a preemption, a time limit), as the first Ctrl-C where somebody sits before it, or
+as a file that a launcher, or somebody by hand, creates where all ranks look. Signals may reach one rank only, or each
+at another moment; the file reaches all, within the time that a shared file system takes. So a notice only raises a
+flag, and the ranks settle together when to stop.
 
     signal ──> C handler ──> socket ──> thread ──┬──> flag ──> the main thread, at its next boundary
     file  <─────────────── looks every poll_s ───┘──> listener: the record says when it came
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 STOP_FILE_VARIABLE = "HEADRACE_STOP_FILE"
 NOTICE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -35,7 +35,7 @@ class Heard:
     """A notice, as this process heard it."""
 
     reason: str
-    """`SIGTERM`, `SIGUSR1` or `stop file`."""
+    """`SIGTERM`, `SIGUSR1`, `SIGINT` or `stop file`."""
     at: float
     """When, in seconds since 1970."""
 
@@ -45,14 +45,24 @@ class StopNotice:
     process is about to exit: if a notice came, or if a launcher watches over it, it ignores further ones.
 
     To be entered by the main thread, because Python lets only that one handle signals; any may call `requested`.
-    `files` are looked for beside the launcher's own.
+    `files` are looked for beside the launcher's own. `ctrl_c`: SIGINT is a notice too, if this process does not ignore
+    it. "once": a second one interrupts at once, as people expect; "always": it is one notice however often it comes,
+    for torchrun hands on to its ranks what the terminal has sent them already.
     """
 
-    def __init__(self, env: Mapping[str, str] = os.environ, *, files: Sequence[Path] = (), poll_s: float = 0.5) -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str] = os.environ,
+        *,
+        files: Sequence[Path] = (),
+        poll_s: float = 0.5,
+        ctrl_c: Literal["once", "always"] | None = None,
+    ) -> None:
         path = env.get(STOP_FILE_VARIABLE)
         self._launched = bool(path)
         self._files = (*([Path(path)] if path else []), *files)
         self._poll_s = poll_s
+        self._ctrl_c = ctrl_c
         self._pid = os.getpid()
         self._before: dict[signal.Signals, Any] = {}
         # The first one counts. The handler and the thread both add, and an append needs no lock, which a handler could
@@ -69,8 +79,10 @@ class StopNotice:
         self._ours.settimeout(self._poll_s)
         self._handlers.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._handlers.fileno(), warn_on_full_buffer=False)
-        for number in NOTICE_SIGNALS:
+        interrupts = self._ctrl_c and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        for number in (*NOTICE_SIGNALS, *[signal.SIGINT] * bool(interrupts)):
             self._before[number] = signal.signal(number, self._receive)
+        self._listened = frozenset(self._before)
         self._thread = threading.Thread(target=self._watch, name="notice", daemon=True)
         self._thread.start()
         return self
@@ -83,7 +95,7 @@ class StopNotice:
         # that was not told itself, because it may have stopped by agreement, before its own notice came.
         leaving = self.requested() or self._launched
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if leaving else handler)
+            signal.signal(number, signal.SIG_IGN if leaving and number in NOTICE_SIGNALS else handler)
         self._before.clear()
         signal.set_wakeup_fd(self._wakeup_before)
         self._handlers.setblocking(True)
@@ -98,13 +110,15 @@ class StopNotice:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        if number == signal.SIGINT and self._ctrl_c == "once":
+            signal.signal(number, self._before[signal.SIGINT])
         self._hear(signal.Signals(number).name)
 
     def _watch(self) -> None:
         """The thread. While the main one is in a long call of C (a collective, a compilation), it alone hears. A call
         that keeps the interpreter to itself keeps it from this thread too."""
         while (number := self._next_signal()) != _END[0]:
-            if number in NOTICE_SIGNALS:
+            if number in self._listened:
                 self._hear(signal.Signals(number).name)
             self.look()
             self._tell()
@@ -161,7 +175,7 @@ class StopNotice:
 
     @property
     def reason(self) -> str | None:
-        """`SIGTERM`, `SIGUSR1` or `stop file`: for the journal. None as long as none has come."""
+        """`SIGTERM`, `SIGUSR1`, `SIGINT` or `stop file`: for the journal. None as long as none has come."""
         return self._heard[0].reason if self._heard else None
 
 

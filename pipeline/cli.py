@@ -196,7 +196,7 @@ def evaluate(config: Config, overrides: Overrides = None, step: Step = None, as_
     from pipeline.notice import unless_told
 
     run = opened(config, overrides)
-    with StopNotice() as notice, evaluation_progress() as update:
+    with StopNotice(ctrl_c="once") as notice, evaluation_progress() as update:
         go_on = unless_told(notice, "a checkpoint was scored")
 
         def between(done: int, total: int) -> None:

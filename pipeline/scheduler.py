@@ -8,14 +8,12 @@ idempotent, and runs in a process of its own where it is heavy, so that a crash 
 """
 
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 from cluster.job import JobRecord, JobSpec, JobState, Launcher, launcher_for, launcher_of, load_exit, load_job
 from cluster.signals import StopNotice
@@ -64,7 +62,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     folder = workspace.run(config.name)
     launcher = launcher_for(config.cluster)
     busy = f"{folder.path} is being driven by another `headrace run`; watch it with: headrace status CONFIG"
-    with locked(folder.path / "run.lock", busy=busy), StopNotice() as notice, interrupt_as_notice():
+    with locked(folder.path / "run.lock", busy=busy), StopNotice(ctrl_c="once") as notice, stopped_with(config, folder):
         folder.stop.unlink(missing_ok=True)  # it was meant for an earlier start
         notice.watch(folder.stop)
         bring_pins(config, workspace)
@@ -121,6 +119,20 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
         if worked:
             send_to_wandb(config, folder)
         return worked
+
+
+@contextmanager
+def stopped_with(config: RunConfig, folder: RunFolder) -> Iterator[None]:
+    """The first Ctrl-C is a notice. A second one leaves at once, and the local job is told to stop all the same: nobody
+    would know of it any more."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        job, launcher = load_job(folder.job), launcher_for(config.cluster)
+        if config.cluster.launcher == "local" and job and launcher.state(job).is_alive:
+            launcher.cancel(job)
+            print(f"headrace: run {config.name}: job {job.id} is told to save and stop", file=sys.stderr, flush=True)
+        raise
 
 
 def store_last(config: RunConfig, folder: RunFolder) -> bool:
@@ -195,21 +207,6 @@ def prune_remote(config: RunConfig, folder: RunFolder, steps: Sequence[int]) -> 
                 remove_stored(folder, remote, step)
         except (DataError, Mistake) as error:
             print(f"headrace: {error}; step {step} stays at the remote", file=sys.stderr)
-
-
-@contextmanager
-def interrupt_as_notice() -> Iterator[None]:
-    """The first Ctrl-C is a notice to stop, so that training can save; the second interrupts at once."""
-
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, before)
-        signal.raise_signal(signal.SIGTERM)
-
-    before = signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _living_job(config: RunConfig, folder: RunFolder) -> JobRecord | None:

@@ -34,8 +34,8 @@ def train_rank(config: RunConfig, workspace: Workspace) -> bool:
     have one, or if another process trains the run.
     """
     run = workspace.run(config.name)
-    with StopNotice() as notice:
-        world = world_from_env(os.environ)
+    world = world_from_env(os.environ)
+    with StopNotice(ctrl_c="once" if world.size == 1 else "always") as notice:
         check_batch(config.train, world.size)
         check_gpus(world, torch.cuda.device_count())
         bring_pins(config, workspace)

@@ -33,6 +33,35 @@ def test_a_signal_is_a_notice(number: signal.Signals) -> None:
         assert notice.reason == number.name
 
 
+def test_the_first_ctrl_c_is_a_notice_and_the_second_interrupts() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopNotice({}, ctrl_c="once") as notice:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert notice.reason == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before, "not ignored: what hangs on its way out can be interrupted"
+
+
+def test_of_a_rank_among_others_every_ctrl_c_is_the_one_notice() -> None:
+    with StopNotice({}, ctrl_c="always") as notice:
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        assert notice.reason == "SIGINT"
+
+
+def test_ctrl_c_interrupts_where_nobody_asked_for_a_notice_and_is_ignored_where_it_was() -> None:
+    with StopNotice({}) as notice, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with StopNotice({}, ctrl_c="once") as notice:
+            signal.raise_signal(signal.SIGINT)
+            assert not notice.requested()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_file_is_a_notice_and_is_looked_for_beside_what_goes_on(tmp_path: Path) -> None:
     heard: SimpleQueue[Heard] = SimpleQueue()
     with (

@@ -6,13 +6,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from pipeline.locks import locked
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.train.checkpoint import steps_saved
 from tests.e2e.whole_runs import STEPS, config, headrace, start, text
+from tests.train.small_runs import write_config
 
 
 @pytest.fixture(scope="module")
@@ -141,19 +144,55 @@ def test_killed_wherever_it_stands_it_goes_on(tmp_path: Path, whole: Path) -> No
 
 
 @pytest.mark.slow
-def test_told_to_stop_it_lets_training_save_first(tmp_path: Path) -> None:
-    text(tmp_path / "text")
-    path = config(tmp_path)
-    run = run_folder(path)
-    process = start("run", path, "train.tokens=5120000")  # far more than it will come to
-    while len(unbroken(read_journal(run / "metrics.jsonl"))) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 75, said
+def test_told_to_stop_it_lets_training_save_first(long: Path) -> None:
+    said = ended_by(signal.SIGTERM, 75, "run", long)
     assert "headrace: run whole: told to stop; its training saves first\n" in said
     assert said.splitlines()[-1] == "headrace: run whole: stopped on notice; run it again to resume"
+    assert_saved_where_it_stopped(run_folder(long))
+
+
+@pytest.mark.slow
+def test_two_ctrl_cs_leave_at_once_and_training_saves_all_the_same(long: Path) -> None:
+    said = ended_by(signal.SIGINT, 130, "run", long, script=[Path(__file__).with_name("interrupted_twice.py")])
+    assert "is told to save and stop\nheadrace: interrupted; what was recorded is kept" in said
+    while headrace("status", long)["job"]["state"] == "running":
+        time.sleep(0.1)
+    assert_saved_where_it_stopped(run_folder(long))
+
+
+@pytest.mark.slow
+def test_ctrl_c_to_a_rank_that_is_trained_by_hand_is_a_notice(long: Path) -> None:
+    alone = "cluster.processes_per_node=1"
+    headrace("prep", long, alone)
+    said = ended_by(signal.SIGINT, 75, "train", long, alone)
+    assert "told to stop (SIGINT)" in said
+    assert "stopped on notice at step" in said.splitlines()[-1]
+    assert_saved_where_it_stopped(run_folder(long))
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """A run of far more steps than it will come to."""
+    text(tmp_path / "text")
+    path = config(tmp_path)
+    tree = yaml.safe_load(path.read_text())
+    tree["train"]["tokens"] = 5_120_000
+    return write_config(path, tree)
+
+
+def ended_by(number: signal.Signals, code: int, verb: str, path: Path, *words: str, **how: Any) -> str:
+    """What it says on stderr once it has got the signal, while it trains, and has ended with that code."""
+    process = start(verb, path, *words, **how)
+    while len(unbroken(read_journal(run_folder(path) / "metrics.jsonl"))) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    return said
+
+
+def assert_saved_where_it_stopped(run: Path) -> None:
     lines = read_journal(run / "metrics.jsonl")
     [notice] = [line for line in lines if line["kind"] == "notice"]  # rank 0 may obey before it is told: rank 1 was
     assert all(line["kind"] in ("told", "notice") for line in lines[lines.index(notice) :])
