@@ -105,11 +105,13 @@ def prep(
     from data_prep.report.terminal import summary
     from data_prep.statistics import read_statistics
     from pipeline.monitor.views import corpus_progress
+    from pipeline.runs import check_rebuild
 
     pinned = fetch_corpus(run, hash_inputs=True)
     if pinned is not None and not keep_dropped:
         folder, manifest = pinned, read_manifest(pinned)
     else:
+        check_rebuild(run.config, run.workspace)
         with corpus_progress() as update:
             folder, manifest = prepare(
                 run.config.data,

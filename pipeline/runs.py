@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.files import digest, plain, read_record, sha256_file, write_atomic, write_record
-from data_prep.manifest import Manifest, read_manifest
+from data_prep.manifest import MANIFEST_NAME, Manifest, read_manifest
 from pipeline.config import RunConfig, changed_keys, weight_shaping
 from pipeline.errors import Mistake
 from pipeline.workspace import RunFolder, Workspace
@@ -68,6 +68,22 @@ def begin(config: RunConfig, workspace: Workspace, *, write: bool = True) -> tup
     if manifest.digest != state.manifest_digest:
         raise Mistake(f"{corpus} has changed since run {config.name} began; give this run another name")
     return corpus, manifest
+
+
+def check_rebuild(config: RunConfig, workspace: Workspace) -> None:
+    """Raises Mistake if the corpus that a run has begun with is gone, and today's inputs would give another one: that
+    is built for hours, and the run does not go on."""
+    state = read_state(workspace.run(config.name))
+    if state is None or (workspace.corpora / state.corpus / MANIFEST_NAME).is_file():
+        return
+    from data_prep.plan import make_plan
+
+    today = make_plan(config.data, workspace.corpora, config.name).folder
+    if today.name != state.corpus:
+        raise Mistake(
+            f"{workspace.corpora / state.corpus} is gone, and run {config.name} trains on it; today's inputs and "
+            f"config would give {today.name}: put them back as they were, or give this run another name"
+        )
 
 
 def check_config(config: RunConfig, state: RunState) -> None:
