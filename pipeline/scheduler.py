@@ -25,6 +25,7 @@ from pipeline.actions import (
     Promote,
     Prune,
     PruneRemote,
+    State,
     Train,
     is_trained,
     may_live,
@@ -36,7 +37,7 @@ from pipeline.durable import bring_pins, remote_run
 from pipeline.errors import CorruptCheckpoint, GateRefused, Mistake, PipelineError, StoppedOnNotice
 from pipeline.last_words import last_words
 from pipeline.locks import locked
-from pipeline.monitor.views import wandb_view
+from pipeline.monitor.views import Scoring, wandb_view
 from pipeline.notice import unless_told
 from pipeline.observe import digest_of, observe
 from pipeline.promote.registry import AliasMoved
@@ -52,7 +53,7 @@ UNSEEN_S = 600.0
 """How long a launcher may not know of a job: Slurm's controller restarts in minutes."""
 
 
-def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: Callable[[], None]) -> bool:
+def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: Callable[[Scoring], None]) -> bool:
     """Drives a run to its end. Gives whether there was anything to do.
 
     `command` are the words that give this config to another headrace process: the YAML file and the overrides. `watch`
@@ -104,7 +105,7 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
                     case GiveUp():
                         kind = Mistake if ours and load_exit(ours) == Mistake.exit_code else PipelineError
                         raise kind(f"run {config.name}: training failed: {last_words(folder)}")
-            watch()
+            watch(scoring(state))
             if not actions:
                 if not may_live(state.job) and evaluation.step is None:
                     break
@@ -119,6 +120,16 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
         if worked:
             send_to_wandb(config, folder)
         return worked
+
+
+def scoring(state: State) -> Scoring:
+    """What is worth seeing of the evaluations."""
+    return Scoring(
+        step=state.evaluating,
+        done=len(state.evaluated.intersection(state.saved)),
+        total=len(state.saved),
+        beside_training=may_live(state.job),
+    )
 
 
 @contextmanager

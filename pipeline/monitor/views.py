@@ -7,6 +7,7 @@ on the terminal.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from data_prep.files import plain
@@ -88,6 +89,17 @@ def wandb_view(config: RunConfig, run: RunFolder, run_id: str) -> WandbView:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How far the evaluations of a run's checkpoints are."""
+
+    step: int | None
+    """The one under way."""
+    done: int
+    total: int
+    beside_training: bool
+
+
 class RunWatch:
     """What `headrace run` shows of a training that goes on elsewhere. Called between the scheduler's looks."""
 
@@ -96,21 +108,42 @@ class RunWatch:
         self._run = run
         self._offset = read_from(run.metrics, 0)[1]
         self._bar: Bar | None = None
+        self._evaluates = False
+        """Whether the bar is about evaluations."""
 
-    def __call__(self) -> None:
-        lines, self._offset = read_from(self._run.metrics, self._offset)
-        for line in lines:
-            if self._bar is None:
-                self._bar = start_bar("train", self._config.total_steps, "steps")
-            show_line(self._bar, line)
+    def __call__(self, scoring: Scoring) -> None:
+        self._catch_up()
+        if not scoring.beside_training and (scoring.step is not None or self._evaluates):
+            self._show_evaluations(scoring)
 
     def close(self) -> None:
+        self._catch_up()
         if self._bar is not None:
             self._bar.close()
 
+    def _catch_up(self) -> None:
+        lines, self._offset = read_from(self._run.metrics, self._offset)
+        for line in lines:
+            bar = self._bar = self._bar or start_bar("train", self._config.total_steps, "steps")
+            if line["kind"] in ("start", "resume"):  # perhaps once more
+                bar.update("train", total=self._config.total_steps, unit="steps")
+                self._evaluates = False
+            show_line(bar, line)
+
+    def _show_evaluations(self, scoring: Scoring) -> None:
+        """Of a run that is trained: they may take as long as its training did."""
+        bar = self._bar = self._bar or start_bar("evaluate")
+        if not self._evaluates:
+            bar.update("evaluate", total=scoring.total, unit="checkpoints")
+            bar.begin_at(scoring.done)
+            self._evaluates = True
+        bar.update(
+            done=scoring.done, total=scoring.total, extra="" if scoring.step is None else f"step {scoring.step:,}"
+        )
+
 
 @contextmanager
-def run_progress(config: RunConfig, run: RunFolder) -> Iterator[Callable[[], None]]:
+def run_progress(config: RunConfig, run: RunFolder) -> Iterator[Callable[[Scoring], None]]:
     watch = RunWatch(config, run)
     try:
         yield watch

@@ -119,7 +119,7 @@ def test_a_rollback_while_a_checkpoint_is_scored_fails_nothing_and_what_bears_it
     scores = f"os.rename({str(tmp_path / 'report')!r}, {str(report)!r})"
     ends = iter((rolls_back, scores))
     monkeypatch.setattr(children, "verb", lambda *_: [sys.executable, "-c", f"import os, sys; {next(ends)}"])
-    scheduler.run(config, workspace, [], lambda: None)
+    scheduler.run(config, workspace, [], lambda state: None)
     assert seen(config, workspace).evaluated == {4, 8}
     assert next(ends, None) is None
 
