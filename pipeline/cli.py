@@ -22,6 +22,7 @@ import typer
 from pipeline.errors import HEADRACE_ERRORS, GateRefused, Mistake, PipelineError
 
 if TYPE_CHECKING:
+    from data_prep.manifest import Manifest
     from pipeline.config import RunConfig
     from pipeline.workspace import Workspace
 
@@ -122,6 +123,7 @@ def prep(
                 progress=update,
             )
     store_corpus(run, folder)
+    warn_of_few_heldout(run.config, manifest)
     report = folder / "report.html"
     record = {
         "corpus": str(folder),
@@ -130,6 +132,17 @@ def prep(
         "report": str(report) if report.exists() else None,
     }
     show(record, "\n".join([corpus_text(record), summary(manifest, read_statistics(folder))]), as_json=as_json)
+
+
+def warn_of_few_heldout(config: "RunConfig", manifest: "Manifest") -> None:
+    from pipeline.promote.gate import too_few
+
+    if config.promote is None:
+        return
+    held_out = {source.name: source.documents_heldout for source in manifest.sources}
+    looks = config.total_steps // config.train.checkpoint.every_steps
+    if warning := too_few(config.promote.gate, held_out, looks):
+        print(f"headrace: WARNING: {warning}", file=sys.stderr)
 
 
 def fetch_corpus(run: Opened, *, hash_inputs: bool = False) -> Path | None:

@@ -9,6 +9,7 @@ asks for a paired test over documents, at a level that shrinks with every look.
 """
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 
 from pipeline.evaluate.report import EvalReport, Score, heldout_scores
@@ -63,6 +64,28 @@ def level(config: GateConfig, looks: int) -> float:
     """
     k = looks + 1
     return (1 - config.confidence) / (k * (k + 1))
+
+
+def documents_needed(config: GateConfig, looks: int) -> int:
+    """The fewest on which any candidate could be proved better at look `looks` + 1: if it is better on each of them."""
+    needed = 1
+    while smallest_p_value(needed) > level(config, looks):
+        needed += 1
+    return needed
+
+
+def too_few(config: GateConfig, held_out: Mapping[str, int], looks: int) -> str:
+    """Why so many held-out documents of each source can prove little, if `looks` checkpoints are judged; else empty.
+    To be said before a model is trained, for more can be held out only from another corpus."""
+    sources = {f"heldout/{source}/bits_per_byte": count for source, count in held_out.items()}
+    count = sources.get(config.main, sum(held_out.values()))
+    first, last = documents_needed(config, 0), documents_needed(config, max(looks - 1, 0))
+    if count >= last:
+        return ""
+    return (
+        f"{count} held-out document{'s' * (count != 1)} for {config.main}: to prove a checkpoint better takes at least "
+        f"{first}, and {last} once {looks:,} are judged; raise data.heldout.fraction before you train"
+    )
 
 
 def _trained(candidate: EvalReport) -> RuleResult:

@@ -10,7 +10,7 @@ from pipeline.errors import Mistake
 from pipeline.evaluate.report import EvalReport, sealed
 from pipeline.promote.config import GateConfig
 from pipeline.promote.decision import Decision
-from pipeline.promote.gate import decide, level
+from pipeline.promote.gate import decide, documents_needed, level, too_few
 
 from .reports import documents, report_of, scored
 
@@ -106,6 +106,19 @@ def test_too_few_documents_say_so() -> None:
     decision = decide(scored(few, worse_by=-0.5), scored(few), CONFIG, looks=0)
     assert decision.verdict == "refuse"
     assert "4 documents cannot prove it at look 1, hold out more" in decision.why()
+
+
+def test_too_few_documents_are_known_before_training() -> None:
+    gate = GateConfig()
+    assert documents_needed(gate, 0) == 6, "1/64 is below 0.05/2, 1/32 is not"
+    assert documents_needed(gate, 19) == 14
+    assert too_few(gate, {"web": 7, "code": 7}, looks=20) == ""
+    assert too_few(gate, {"web": 7, "code": 6}, looks=20) == (
+        "13 held-out documents for heldout/bits_per_byte: to prove a checkpoint better takes at least 6, and 14 once "
+        "20 are judged; raise data.heldout.fraction before you train"
+    )
+    of_one = GateConfig(main="heldout/code/bits_per_byte")
+    assert too_few(of_one, {"web": 70, "code": 1}, looks=0).startswith("1 held-out document for heldout/code/")
 
 
 def test_main_may_be_one_source() -> None:
