@@ -36,7 +36,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         total_steps=config.total_steps,
         saved=saved,
         evaluated=frozenset(step for step in saved if scored_digest(folder, step) == digests[step]),
-        evaluates=bool(config.evaluate.suites),
+        evaluates=bool(config.suites),
         decided=frozenset(step for step in saved if digests[step] in judged),
         promotes=promotes,
         protected=protected_steps(config, workspace),

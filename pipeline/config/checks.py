@@ -55,6 +55,24 @@ def check(config: RunConfig) -> None:
     check_batch(config.train, config.world_size)
     check_zero(config)
     check_guard(config.train.guard)
+    check_heldout(config)
+
+
+def check_heldout(config: RunConfig) -> None:
+    """Raises Mistake if checkpoints would be scored on documents that nobody holds out: training would come first, and
+    the corpus that it is pinned to could not be mended under the run's name."""
+    if config.data.heldout.fraction > 0:
+        return
+    if config.promote is not None:
+        raise Mistake(
+            "data.heldout.fraction: 0 holds out no documents, on which promote decides; raise it, for example to "
+            "0.005, or give promote=null"
+        )
+    if config.suites:
+        raise Mistake(
+            "evaluate.suites: heldout scores held-out documents, and data.heldout.fraction is 0, which holds out none; "
+            "raise it, for example to 0.005, or leave evaluate.suites out"
+        )
 
 
 def check_data(config: RunConfig) -> None:

@@ -241,8 +241,9 @@ class TrainConfig:
 class EvaluateConfig:
     __pydantic_config__ = FORBID
 
-    suites: tuple[Literal["heldout"], ...] = ("heldout",)
-    """What each checkpoint is scored on."""
+    suites: tuple[Literal["heldout"], ...] | None = None
+    """What each checkpoint is scored on; `[]` is nothing. If not given, `[heldout]`, or `[]` where
+    `data.heldout.fraction` is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +285,13 @@ class RunConfig:
     @property
     def world_size(self) -> int:
         return self.cluster.nodes * self.cluster.processes_per_node
+
+    @property
+    def suites(self) -> tuple[str, ...]:
+        """What each checkpoint is scored on."""
+        if self.evaluate.suites is not None:
+            return self.evaluate.suites
+        return ("heldout",) if self.data.heldout.fraction > 0 else ()
 
     @property
     def batches(self) -> Batches:

@@ -75,7 +75,7 @@ def encode_heldout(corpus: Path) -> Sequence[HeldoutDocument]:
     encoder = load_encoder(corpus / "tokenizer.json", manifest.tokenizer_sha256, manifest.tokenizer_backend)
     rows = [(source, document_id, text.encode()) for source, document_id, text in read_heldout(corpus, manifest)]
     if not rows:
-        raise Mistake(f"{corpus}: no held-out documents to score; raise data.heldout.fraction")
+        raise Mistake(f"{corpus}: no held-out documents to score; raise data.heldout.fraction in a run of another name")
     tokens, lengths = encoder.encode([text for _, _, text in rows])
     of_each = np.split(tokens, np.cumsum(lengths)[:-1])
     ids = unique_ids([(source, document_id) for source, document_id, _ in rows])

@@ -22,7 +22,7 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("overrides", "message"),
     [
         (
             "train.optimizer.learning_rate=1",
@@ -95,6 +95,14 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("data.sources.0.rules=Prose", r"data.sources.0.rules: 'Prose' is unknown; did you mean 'prose'"),
         ("data.sources.0.rules=[{rule: nobody}]", r"data.sources.0.rules.*nobody"),
         ("data.heldout.fraction=1", r"data.heldout.fraction: 1.0 is not in \[0, 1\)"),
+        *(
+            (f"data.heldout.fraction=0 and {also}", rf"{key}: .*raise it, for example to 0.005, or {way_out}")
+            for also, key, way_out in (
+                ("promote.model=m", "data.heldout.fraction", "give promote=null"),
+                ("evaluate.suites=[heldout]", "evaluate.suites", "leave evaluate.suites out"),
+                ("evaluate.suites=[] and promote.model=m", "data.heldout.fraction", "give promote=null"),
+            )
+        ),
         ("data.dedup.minhash={threshold: 2}", r"data.dedup.minhash.threshold: 2.0 is not between 0 and 1"),
         ("data.sources.0.weight=0", r"data.sources.0.weight: 0.0 must be more than 0"),
         ("data.sources.0.weight=heavy", r"data.sources.0.weight: .* valid number.*'heavy'"),
@@ -114,9 +122,9 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("promote.alias=x", r"promote.model: missing"),
     ],
 )
-def test_a_mistake_is_one_line(tmp_path: Path, override: str, message: str) -> None:
+def test_a_mistake_is_one_line(tmp_path: Path, overrides: str, message: str) -> None:
     with pytest.raises(Mistake, match=message) as caught:
-        load(tmp_path, None, override)
+        load(tmp_path, None, *overrides.split(" and "))
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
@@ -170,6 +178,14 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str, message: str) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="no such config file"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_without_held_out_documents_nothing_is_scored_unless_told(tmp_path: Path) -> None:
+    assert load(tmp_path).suites == ("heldout",)
+    assert load(tmp_path, None, "evaluate.suites=[]").suites == ()
+    none = "data.heldout.fraction=0"
+    for legal in ([none], [none, "evaluate.suites=[]"], [none, "promote=null"]):
+        assert load(tmp_path, None, *legal).suites == ()
 
 
 def test_overrides_reach_everywhere(tmp_path: Path) -> None:

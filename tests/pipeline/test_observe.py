@@ -9,6 +9,7 @@ import pytest
 
 from cluster.job import launcher_for
 from cluster.signals import StopNotice
+from data_prep.config import HeldoutConfig
 from data_prep.manifest import read_manifest
 from pipeline import children, scheduler
 from pipeline.actions import Evaluate, Prune, State, next_actions
@@ -39,6 +40,13 @@ def opened(tmp_path: Path) -> tuple[RunConfig, Workspace]:
 
 def seen(config: RunConfig, workspace: Workspace) -> State:
     return observe(config, workspace, None, launcher_for(config.cluster))
+
+
+def test_where_nothing_is_held_out_no_evaluation_is_due(opened: tuple[RunConfig, Workspace]) -> None:
+    config, workspace = opened
+    assert seen(config, workspace).evaluates
+    without = replace(config, promote=None, data=replace(config.data, heldout=HeldoutConfig(fraction=0)))
+    assert not seen(without, workspace).evaluates
 
 
 def test_a_step_that_is_saved_anew_is_scored_and_judged_anew(
