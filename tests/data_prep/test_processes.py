@@ -1,5 +1,6 @@
 """The pool of one machine: worker processes that come and go with a build, and what becomes of their calls."""
 
+import contextlib
 import os
 import random
 import signal
@@ -207,7 +208,8 @@ def kill_driver(process: "subprocess.Popen[str]") -> None:
 
 def kill_worker(process: "subprocess.Popen[str]") -> None:
     for pid in marked(process.pid, "data_prep.worker")[:1]:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 KILLS = int(os.environ.get("HEADRACE_KILLS", "3"))

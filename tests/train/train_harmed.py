@@ -1,4 +1,5 @@
-"""One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS.
+"""One rank of a small run to which something happens: train_harmed.py HARM CALL CONFIG CORPUS, or train_harmed.py HARM
+CALL train CONFIG for the verb itself.
 
 weights: a bit flips in what rank 1 computes with before the CALLth step that this process takes, once. master, exp_avg:
 in what rank 1's optimizer keeps. hang: rank 1 does not come to that step any more. stand: rank 0 does not. write: rank 1
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline import cli
 from pipeline.config import TrainConfig, load_config
 from pipeline.monitor.journal import read_journal
 from pipeline.train import checkpoint, engine, loop, snapshot
@@ -139,4 +141,8 @@ if __name__ == "__main__":
     setattr(owner, name, before_call(int(call), rank, harm, getattr(owner, name)))
     if (harm, owner) == (hang, loop):
         time_only_from(int(call))
-    raise SystemExit(train_small.main(*arguments))
+    if arguments[0] == "train":
+        sys.argv = ["headrace", *arguments]
+        cli.main()
+    else:
+        raise SystemExit(train_small.main(*arguments))
