@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,11 +241,9 @@ def test_ranks_under_torchrun_stop_together_and_the_slowest_may_finish_its_save(
 
 @pytest.mark.slow
 def test_the_code_of_the_rank_that_failed_first_comes_through_torchrun(tmp_path: Path) -> None:
-    began = time.monotonic()
     record = LOCAL.submit(job(tmp_path, RANKS, "fail", processes=2))
     assert ended(record) is JobState.FAILED
     assert json.loads((tmp_path / "exit.json").read_text())["code"] == 7
-    assert time.monotonic() - began < 60
 
 
 @pytest.mark.slow

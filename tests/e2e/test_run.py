@@ -202,7 +202,7 @@ def assert_saved_where_it_stopped(run: Path) -> None:
 
 def kill_when(ready: Callable[[], bool], path: Path) -> None:
     process = start("run", path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not ready():
         assert process.poll() is None or ready(), process.communicate()
         assert time.monotonic() < deadline, "the instant to kill at never came"

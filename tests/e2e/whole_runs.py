@@ -66,7 +66,7 @@ def start(*words: str | Path, script: Sequence[str | Path] = ("-m", "pipeline.cl
     )
 
 
-def headrace(*words: str | Path, code: int = 0, timeout_s: float = 300, **how: Any) -> dict[str, Any]:
+def headrace(*words: str | Path, code: int = 0, timeout_s: float = 500, **how: Any) -> dict[str, Any]:
     """Runs a verb with `--json` and gives its record."""
     process = start(*words, "--json", **how)
     output, errors = process.communicate(timeout=timeout_s)

@@ -33,7 +33,7 @@ class Table:
 
     def __init__(self, size: int) -> None:
         self.places: list[Tensor] = [torch.empty(0)] * size
-        self.meet = Barrier(size, timeout=20)
+        self.meet = Barrier(size, timeout=120)
 
 
 def over_table(parts_N: Tensor, peers: Peers) -> Tensor:

@@ -28,7 +28,7 @@ def kill_when(ready: Callable[[], bool], config: Path, corpus: Path, script: tup
     it may go through the instant faster than this process looks."""
     process = start_ranks(config, corpus, script=script)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not ready():
             assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < deadline, "the instant to kill at never came"
