@@ -3,8 +3,8 @@
 sum             all-reduce once, go on when the file RANKS_GO is there, if it is asked for; exit 0
 until-told      go on in steps until a notice comes; stop together, the later the higher the rank; exit 75
 until-told-once the same on the first stretch; on the next one as `sum`
-fail            rank 1 exits with 7 while rank 0 goes on
-early           rank 0 exits with 2 before the ranks meet
+fail            rank 1 exits with 7 while rank 0 goes on, which finds it gone and fails behind it
+early           rank 0 exits with 2 before the ranks meet, once rank 1 listens for a notice: torchrun sends it one then
 early-stopped   the same with 75
 """
 
@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from cluster.meeting import while_all_come
-from cluster.signals import StopNotice, agreed
+from cluster.signals import STOP_FILE_VARIABLE, StopNotice, agreed
 from cluster.world import world_env, world_from_env
 
 
@@ -32,8 +32,13 @@ def main(mode: str) -> int:
     world = world_from_env(os.environ)
     os.environ.update(world_env(world))
     with StopNotice() as notice:
-        if mode.startswith("early") and world.rank == 0:
-            return 75 if mode == "early-stopped" else 2
+        if mode.startswith("early"):
+            listens = Path(os.environ[STOP_FILE_VARIABLE]).with_name("listens")
+            if world.rank == 0:
+                while not listens.exists():
+                    time.sleep(0.02)
+                return 75 if mode == "early-stopped" else 2
+            listens.touch()
         with while_all_come(world.rank):
             dist.init_process_group("gloo")
         total_1 = torch.tensor([float(world.rank + 1)])
@@ -49,8 +54,13 @@ def main(mode: str) -> int:
             dist.barrier()
             dist.destroy_process_group()
             return 0
-        while not agreed(notice.requested(), any_rank):
-            time.sleep(0.02)
+        try:
+            while not agreed(notice.requested(), any_rank):
+                time.sleep(0.02)
+        except RuntimeError:  # connections close a while before a process has ended, and its end is on record
+            while mode == "fail" and not Path(os.environ[STOP_FILE_VARIABLE]).with_name("rank-00001.json").exists():
+                time.sleep(0.02)
+            raise
         # Ranks never end at the same moment: the last one must be let finish its save.
         time.sleep(world.rank * 2)
         if mode == "until-told-once" and world.rank == 0:
