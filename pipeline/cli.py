@@ -301,18 +301,12 @@ def verify(config: Config, overrides: Overrides = None, as_json: AsJson = False)
 
 @app.command()
 def registry(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """List every model's aliases and where they point."""
+    """List every model's aliases, where they point, and what was promoted, refused and rolled back under them."""
     from data_prep.files import plain
-    from pipeline.promote.registry import list_aliases
+    from pipeline.promote.listing import list_aliases, listing_text
 
-    run = opened(config, overrides)
-    listing = list_aliases(run.workspace.path)
-    lines = [
-        f"{item.model}@{item.alias.name}  step {item.alias.checkpoint.step} of {item.alias.checkpoint.run}  "
-        f"generation {item.alias.generation}  since {item.promoted_at}"
-        for item in listing
-    ]
-    show({"aliases": [plain(item) for item in listing]}, "\n".join(lines) or "nothing is promoted yet", as_json=as_json)
+    found = list_aliases(opened(config, overrides).workspace.path)
+    show({"aliases": [plain(item) for item in found]}, listing_text(found), as_json=as_json)
 
 
 @app.command("run")

@@ -1,11 +1,11 @@
 """`trace` and `where`: the documents behind a step of a run, and the steps that saw a document."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.manifest import Manifest
+from pipeline.columns import table
 from pipeline.config import RunConfig
 from pipeline.data.order import Order, order_of_config
 from pipeline.data.trace import Visit, documents_of_step, is_held_out, steps_of_document
@@ -136,20 +136,3 @@ def _row(visit: Visit, at: int) -> tuple[str, ...]:
     part = visit.part
     figures = (at, visit.epoch, part.source, part.shard, part.row, part.first_token, part.num_tokens, part.id)
     return tuple(map(str, figures))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, the figures to the right, the last column as it is."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            [
-                *(
-                    cell.rjust(width) if rows and rows[0][at].isdigit() else cell.ljust(width)
-                    for at, (cell, width) in enumerate(zip(row[:-1], widths[:-1], strict=True))
-                ),
-                row[-1],
-            ]
-        )
-        for row in (head, *rows)
-    ]

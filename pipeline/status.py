@@ -8,6 +8,7 @@ from cluster.job import launcher_of, load_job
 from pipeline.config import RunConfig
 from pipeline.durable import remote_run
 from pipeline.monitor.journal import read_journal, unbroken
+from pipeline.promote.history import history
 from pipeline.promote.registry import read_alias, read_entries
 from pipeline.train.checkpoint import steps_saved
 from pipeline.train.stored import uploaded_steps
@@ -58,12 +59,19 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
 
 
 def last_judged(config: RunConfig, workspace: Workspace) -> dict[str, Any] | None:
-    """What the gate last said about a checkpoint of this run; None if it has seen none."""
+    """What last happened under the alias to a checkpoint of this run, by the gate or by a rollback; None if it has seen
+    none."""
     if config.promote is None:
         return None
-    for entry in reversed(read_entries(workspace.path, config.promote.model)):
-        if entry.decision and (entry.alias, entry.checkpoint.run) == (config.promote.alias, config.name):
-            return {"step": entry.checkpoint.step, "verdict": entry.decision.verdict, "why": entry.decision.why()}
+    for event in reversed(history(read_entries(workspace.path, config.promote.model), config.promote.alias)):
+        if event.checkpoint.run == config.name:
+            return {
+                "step": event.checkpoint.step,
+                "verdict": event.kind,
+                "said": event.said(),
+                "why": event.why,
+                "time": event.time,
+            }
     return None
 
 
@@ -87,8 +95,8 @@ def status_text(record: Mapping[str, Any], main_score: str) -> str:
         lines.append(f"warnings     {len(warnings):,}, the last: {warnings[-1]['problem']}")
     lines += evaluation_lines(record["evaluations"], main_score)
     if (judged := record["judged"]) is not None:
-        said = {"promote": "promoted", "refuse": "refused"}[judged["verdict"]]
-        lines.append(f"judged       step {judged['step']:,} {said}: {judged['why']}")
+        why = f": {judged['why']}" if judged["why"] else ""
+        lines.append(f"judged       step {judged['step']:,} {judged['said']}{why}")
     lines.append(
         f"alias        {alias['name']} -> step {alias['step']:,} of {alias['run']}, generation {alias['generation']}"
         if alias

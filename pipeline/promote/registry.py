@@ -12,13 +12,13 @@ file that lags behind its journal; the next to take the lock brings it up to dat
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.errors import CorruptCheckpoint, GateRefused, Mistake, PipelineError
 from pipeline.evaluate.report import EvalReport
-from pipeline.promote.alias import Alias, AliasState, alias_names, decided, replay
+from pipeline.promote.alias import Alias, AliasState, decided, replay
 from pipeline.promote.chain import JOURNAL_NAME, CheckpointRef, Entry, append, read_chain, sealed
 from pipeline.promote.config import PromoteConfig, is_name
 from pipeline.promote.gate import decide
@@ -154,28 +154,6 @@ def rollback(workspace: Path, model: str, alias: str, *, check_checkpoint: Check
         previous="",
     )
     return _commit(folder, model, state, entry)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """One line of `headrace registry`."""
-
-    model: str
-    alias: Alias
-    promoted_at: str
-
-
-def list_aliases(workspace: Path) -> tuple[Listing, ...]:
-    """Every alias of every model, sorted by name."""
-    found = []
-    for folder in sorted((workspace / "registry").glob("*/")):
-        entries = read_chain(folder)
-        for name in alias_names(entries):
-            state = replay(entries, name)
-            alias = state.alias()
-            if alias is not None and state.moved_by is not None:
-                found.append(Listing(model=folder.name, alias=alias, promoted_at=state.moved_by.time))
-    return tuple(found)
 
 
 def _commit(folder: Path, model: str, read: AliasState, entry: Entry) -> Entry:

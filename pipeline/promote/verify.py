@@ -24,7 +24,7 @@ def verify(workspace: Path, model: str, alias: str, check_checkpoint: CheckCheck
     """
     folder = known_model(workspace, model)
     entries = read_chain(folder)
-    facts = [f"journal of {model}: {len(entries)} entries, each follows from the one before"]
+    facts = [f"journal of {model}: {_counted(entries)}, each follows from the one before"]
     state = AliasState(name=alias)
     for entry in entries:
         if entry.alias == alias:
@@ -33,6 +33,14 @@ def verify(workspace: Path, model: str, alias: str, check_checkpoint: CheckCheck
             state = state.after(entry)
     facts += _alias_holds(folder, alias, entries)
     return facts + _checkpoints_hold(workspace, state, entries, check_checkpoint)
+
+
+def _counted(entries: tuple[Entry, ...]) -> str:
+    """`4 entries (2 promotions, 1 refusal, 1 rollback)`: of all the model's aliases, as the chain is one."""
+    names = {"promote": "promotion", "refuse": "refusal", "rollback": "rollback"}
+    found = {name: sum(entry.kind == kind for entry in entries) for kind, name in names.items()}
+    kinds = ", ".join(f"{count:,} {name}{'s' * (count != 1)}" for name, count in found.items())
+    return f"{len(entries):,} entr{'y' if len(entries) == 1 else 'ies'} ({kinds})"
 
 
 def _replayed(folder: Path, before: AliasState, entry: Entry) -> str:

@@ -1,8 +1,15 @@
 """`status` stays on one screen, however long the run: the record has all of it."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.status import evaluation_lines, status_text, steps_text
+from pipeline.config import load_config
+from pipeline.promote.registry import rollback
+from pipeline.status import evaluation_lines, last_judged, status_record, status_text, steps_text
+from pipeline.workspace import open_workspace
+from tests.promote.worlds import check_checkpoint, promote_step
+from tests.train.small_runs import config_tree, write_config
 
 MEASURE = "heldout/bits_per_byte"
 
@@ -82,6 +89,19 @@ def test_what_the_guard_found_is_one_line() -> None:
 
 
 def test_what_the_gate_said_last_is_shown_with_its_reason() -> None:
-    refused = {"step": 41_000, "verdict": "refuse", "why": "gain +0.0001, needs 0.001"}
+    refused = {"step": 41_000, "verdict": "refuse", "said": "refused", "why": "gain +0.0001, needs 0.001"}
     assert "judged       step 41,000 refused: gain +0.0001, needs 0.001" in status_text(record(judged=refused), MEASURE)
     assert "judged" not in status_text(record(), MEASURE)
+
+
+def test_a_rollback_is_the_last_word_on_a_checkpoint(tmp_path: Path) -> None:
+    tree = config_tree(tmp_path / "ws", steps=8, every_steps=4) | {"promote": {"model": "tiny"}}
+    config = replace(load_config(write_config(tmp_path / "run.yaml", tree)), name="test")
+    workspace = open_workspace(config)
+    promote_step(workspace.path, 90)
+    promote_step(workspace.path, 120, worse_by=-0.1)
+    rollback(workspace.path, "tiny", "production", check_checkpoint=check_checkpoint, reason="it swears")
+    text = status_text(status_record(config, workspace), MEASURE).splitlines()
+    assert "judged       step 120 rolled back to step 90: it swears" in text
+    assert "alias        tiny@production -> step 90 of test, generation 3" in text
+    assert last_judged(replace(config, name="other"), workspace) is None

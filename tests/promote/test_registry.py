@@ -10,10 +10,10 @@ from pipeline.promote import registry, store
 from pipeline.promote.alias import protected_paths
 from pipeline.promote.chain import BrokenRegistry, Entry
 from pipeline.promote.config import PromoteConfig
+from pipeline.promote.listing import list_aliases
 from pipeline.promote.registry import (
     AliasMoved,
     champion_report,
-    list_aliases,
     promote,
     read_alias,
     read_entries,
@@ -49,9 +49,11 @@ def test_life_of_an_alias(tmp_path: Path) -> None:
     assert report is not None
     assert report.step == 100
     facts = verify(tmp_path, "tiny", "production", check_checkpoint)
-    assert facts[0] == "journal of tiny: 4 entries, each follows from the one before"
+    assert (
+        facts[0] == "journal of tiny: 4 entries (2 promotions, 1 refusal, 1 rollback), each follows from the one before"
+    )
     assert len([fact for fact in facts if "decided again from its reports" in fact]) == 2
-    assert [listing.alias.checkpoint.step for listing in list_aliases(tmp_path)] == [100]
+    assert [listing.alias.checkpoint.step for listing in list_aliases(tmp_path) if listing.alias] == [100]
 
 
 def test_nothing_is_decided_twice(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_aliases_of_one_model_move_on_their_own(tmp_path: Path) -> None:
     staging = replace(CONFIG, alias="staging")
     promote_step(tmp_path, 200, config=staging)
     promote_step(tmp_path, 300, worse_by=-0.1)
-    found = {listing.alias.name: listing.alias for listing in list_aliases(tmp_path)}
+    found = {listing.name: listing.alias for listing in list_aliases(tmp_path) if listing.alias}
     assert {name: (a.checkpoint.step, a.generation) for name, a in found.items()} == {
         "production": (300, 2),
         "staging": (200, 1),
