@@ -150,8 +150,9 @@ class CheckpointConfig:
     every_steps: int = 500
     """Steps between checkpoints; the first step (0) and the last are always saved."""
     keep_last: int = 3
-    """Checkpoints kept beside those that an alias or an unfinished evaluation refers to. Only `headrace run` removes
-    others: `headrace train` and a job of `headrace submit` know nothing of evaluations, and keep all that they save."""
+    """Checkpoints kept beside an alias's, the two promoted to it before, and those still to be evaluated. Only
+    `headrace run` removes others: `headrace train` and a job of `headrace submit` know nothing of evaluations, and keep
+    all that they save."""
     asynchronous: bool = True
     """Write checkpoints beside training, from a copy in host memory; otherwise training waits for the disk."""
     keep_local: int | None = None

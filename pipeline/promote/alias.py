@@ -9,6 +9,10 @@ from dataclasses import dataclass, field, replace
 
 from pipeline.promote.chain import BrokenRegistry, CheckpointRef, Entry
 
+PROMOTIONS_KEPT = 3
+"""Of each alias, how many of its latest promotions in force keep their checkpoints: the present one's, and those that
+two rollbacks in a row go back to. Each costs a checkpoint's room in every tier for as long as it counts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
@@ -113,7 +117,10 @@ def decided(entries: Iterable[Entry], alias: str, report: str) -> Entry | None:
     return found[-1] if found else None
 
 
-def protected_paths(entries: Sequence[Entry], last_promotions: int = 3) -> frozenset[str]:
-    """Paths of checkpoints that retention must keep: what each alias may need for its next rollbacks."""
+def protected_paths(entries: Sequence[Entry], last_promotions: int = PROMOTIONS_KEPT) -> frozenset[str]:
+    """Paths of checkpoints that retention must keep: what each alias points to and may need for its next rollbacks.
+
+    After a rollback one promoted earlier counts again, but it may have gone by then.
+    """
     kept = [entry for name in alias_names(entries) for entry in replay(entries, name).promotions[-last_promotions:]]
     return frozenset(entry.checkpoint.path for entry in kept)

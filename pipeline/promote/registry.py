@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.errors import CorruptCheckpoint, GateRefused, Mistake, PipelineError
 from pipeline.evaluate.report import EvalReport
-from pipeline.promote.alias import Alias, AliasState, decided, replay
+from pipeline.promote.alias import PROMOTIONS_KEPT, Alias, AliasState, decided, replay
 from pipeline.promote.chain import JOURNAL_NAME, CheckpointRef, Entry, append, read_chain, sealed
 from pipeline.promote.config import PromoteConfig, is_name
 from pipeline.promote.gate import decide
@@ -132,7 +132,8 @@ def promote(
 def rollback(workspace: Path, model: str, alias: str, *, check_checkpoint: CheckCheckpoint, reason: str = "") -> Entry:
     """Moves an alias back to the checkpoint promoted before the present one, by a new entry; returns it.
 
-    Raises Mistake if there is none, CorruptCheckpoint if its files are gone or changed, AliasMoved, BrokenRegistry.
+    Raises Mistake if there is none or if its folder is gone, CorruptCheckpoint if its files are damaged, AliasMoved,
+    BrokenRegistry.
     """
     folder = known_model(workspace, model)
     with opened(folder) as entries:
@@ -141,7 +142,13 @@ def rollback(workspace: Path, model: str, alias: str, *, check_checkpoint: Check
         raise Mistake(
             f"{model}@{alias} has nothing to go back to: promotions that were not rolled back: {len(state.promotions)}"
         )
-    target = state.promotions[-2].checkpoint
+    target, present = state.promotions[-2].checkpoint, state.promotions[-1].checkpoint
+    if not (workspace / target.path).is_dir():
+        raise Mistake(
+            f"step {target.step} of {target.run} is no longer kept, so {model}@{alias} stays at step {present.step} of "
+            f"{present.run}: retention keeps an alias's checkpoint and the {PROMOTIONS_KEPT - 1} promoted before it; "
+            f"put {workspace / target.path} back from a copy, or promote a better one: headrace promote CONFIG --step N"
+        )
     _check(check_checkpoint, workspace / target.path, target.digest)
     entry = Entry(
         kind="rollback",

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,12 +139,41 @@ def test_checkpoint_must_be_the_one_evaluated(tmp_path: Path) -> None:
     assert read_entries(tmp_path, "tiny") == ()
 
 
-def test_rollback_needs_its_checkpoint(tmp_path: Path) -> None:
+def test_rollback_to_a_checkpoint_that_went_leaves_the_alias_and_says_what_to_do(tmp_path: Path) -> None:
     first = promote_step(tmp_path, 100)
     promote_step(tmp_path, 200, worse_by=-0.1)
     folder = tmp_path / first.checkpoint.path
     folder.rename(folder.with_name("moved"))
-    with pytest.raises(CorruptCheckpoint, match="is gone"):
+    with pytest.raises(
+        Mistake, match=r"^step 100 of test is no longer kept, so tiny@production stays at step 200"
+    ) as told:
+        rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint)
+    assert f"put {folder} back from a copy" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert len(read_entries(tmp_path, "tiny")) == 2
+    folder.with_name("moved").rename(folder)
+    assert rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint).checkpoint.step == 100
+
+
+def test_rollback_to_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    first = promote_step(tmp_path, 100)
+    promote_step(tmp_path, 200, worse_by=-0.1)
+    (tmp_path / first.checkpoint.path / "weights").write_text("a flipped bit")
+    with pytest.raises(CorruptCheckpoint, match="was evaluated"):
+        rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint)
+
+
+def test_two_rollbacks_in_a_row_find_what_retention_kept(tmp_path: Path) -> None:
+    """A third may not: docs/checkpoints.md says so."""
+    for at in range(4):
+        promote_step(tmp_path, 100 + at, worse_by=-0.1 * at)
+    kept = protected_paths(read_entries(tmp_path, "tiny"))
+    for folder in (tmp_path / "runs/test/checkpoints").iterdir():
+        if folder.relative_to(tmp_path).as_posix() not in kept:
+            shutil.rmtree(folder)
+    for step in (102, 101):
+        assert rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint).checkpoint.step == step
+    with pytest.raises(Mistake, match="step 100 of test is no longer kept"):
         rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint)
 
 
