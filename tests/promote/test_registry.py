@@ -21,6 +21,8 @@ from pipeline.promote.registry import (
     rollback,
 )
 from pipeline.promote.verify import verify
+from pipeline.train.checkpoint import sealed as checkpoint_sealed
+from tests.train.small_runs import RECORD
 
 from .reports import documents, scored
 from .worlds import CONFIG, add_checkpoint, check_checkpoint, promote_step, report_at
@@ -87,6 +89,16 @@ def test_rolled_back_checkpoint_stays_out(tmp_path: Path) -> None:
     assert back.decision is not None
     assert back.decision.looks == 1, "the earlier judgement against this champion still counts"
     verify(tmp_path, "tiny", "production", check_checkpoint)
+
+
+def test_a_checkpoint_stays_out_and_not_its_weights(tmp_path: Path) -> None:
+    """What another run saves is another checkpoint: its record names the run, and its digest covers the record."""
+    assert checkpoint_sealed(RECORD).digest != checkpoint_sealed(replace(RECORD, run="other")).digest
+    promote_step(tmp_path, 100)
+    promote_step(tmp_path, 200, worse_by=-0.1)
+    rollback(tmp_path, "tiny", "production", check_checkpoint=check_checkpoint)
+    equal = promote_step(tmp_path, 201, worse_by=-0.1)
+    assert (equal.kind, equal.checkpoint.step) == ("promote", 201)
 
 
 def test_nothing_to_roll_back_to(tmp_path: Path) -> None:
