@@ -193,7 +193,8 @@ def train(config: Config, overrides: Overrides = None, as_json: AsJson = False) 
     from pipeline.train.rank import train_rank
 
     run = opened(config, overrides)
-    train_rank(run.config, run.workspace)
+    if not train_rank(run.config, run.workspace):  # rank 0 speaks for all
+        return
     saved = steps_saved(run.workspace.run(run.config.name).checkpoints)
     show(
         {"run": run.config.name, "step": saved[-1]},
@@ -264,7 +265,8 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the journal.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Move the alias back to the checkpoint promoted before, for good: the one rolled back is not promoted again."""
+    """Move the alias back to the checkpoint promoted before. The one rolled back, known by its digest, is not promoted
+    again; another run's may be, though it have the same weights."""
     from pipeline.promote.registry import rollback as roll_back
     from pipeline.promote.stage import check_checkpoint, promotion_of
 
@@ -280,7 +282,7 @@ def rollback(
     show(
         record,
         f"{target.model}@{entry.alias} is back at step {entry.checkpoint.step} of {entry.checkpoint.run}; "
-        "the one rolled back is not promoted again",
+        "that checkpoint, the one rolled back, is not promoted again",
         as_json=as_json,
     )
 
@@ -575,11 +577,13 @@ def export(
     from pipeline.export import export_model
 
     run = opened(config, overrides)
-    made = export_model(run.config, run.workspace, out_folder, step)
+    made, before = export_model(run.config, run.workspace, out_folder, step)
+    replaced = {"run": before.run, "step": before.step, "checkpoint": before.checkpoint_digest} if before else None
     record = {"folder": str(out_folder), "run": made.run, "step": made.step, "checkpoint": made.checkpoint_digest}
     show(
-        record | {"files": sorted(made.files)},
-        f"{out_folder}: step {made.step} of {made.run} (checkpoint {made.checkpoint_digest[:12]})",
+        record | {"replaced": replaced, "files": sorted(made.files)},
+        f"{out_folder}: step {made.step} of {made.run} (checkpoint {made.checkpoint_digest[:12]})"
+        + (f", replaces step {before.step} of {before.run} ({before.checkpoint_digest[:12]})" if before else ""),
         as_json=as_json,
     )
 

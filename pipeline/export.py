@@ -50,12 +50,13 @@ class Choice:
     report: EvalReport | None
 
 
-def export_model(config: RunConfig, workspace: Workspace, out: Path, step: int | None) -> Export:
-    """Writes the promoted checkpoint, or a step's, to `out`. Raises Mistake, also if `out` holds anything else than our
-    own export, and CorruptCheckpoint."""
+def export_model(config: RunConfig, workspace: Workspace, out: Path, step: int | None) -> tuple[Export, Export | None]:
+    """Writes the promoted checkpoint, or a step's, to `out`; gives the export, and the earlier one that it replaced.
+
+    Raises Mistake, also if `out` holds anything else than our own export, and CorruptCheckpoint."""
     out = out.resolve()
     choice = choose(config, workspace, step)
-    check_target(out)
+    replaced = check_target(out)
     checkpoint = verify_checkpoint(choice.path, only=[WEIGHTS_NAME])
     if choice.digest not in (None, checkpoint.digest):
         raise CorruptCheckpoint(
@@ -75,7 +76,7 @@ def export_model(config: RunConfig, workspace: Workspace, out: Path, step: int |
             shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise Mistake(f"{out} cannot be written: {error.strerror or error}; choose another folder") from error
-    return export
+    return export, replaced
 
 
 def choose(config: RunConfig, workspace: Workspace, step: int | None) -> Choice:
@@ -104,15 +105,16 @@ def report_at(path: Path) -> EvalReport | None:
         raise PipelineError(str(error)) from error
 
 
-def check_target(out: Path) -> None:
-    """Raises Mistake if writing to `out` would remove anything but an export of ours, as we wrote it."""
+def check_target(out: Path) -> Export | None:
+    """The export of ours that writing to `out` would replace. Raises Mistake if it would remove anything else, or one
+    that is not as we wrote it."""
     if not os.path.lexists(out):
-        return
+        return None
     if not out.is_dir():
         raise Mistake(f"{out} is a file; give a folder that is new, empty or an earlier export")
     found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir() or path.is_symlink()}
     if not found:
-        return
+        return None
     try:
         record = read_record(Export, out / RECORD_NAME)
     except (OSError, ValueError):
@@ -122,6 +124,7 @@ def check_target(out: Path) -> None:
     for names, what in ((strangers, "which no export wrote"), (changed, "which was changed since it was exported")):
         if names:
             raise Mistake(f"{out / names[0]}, {what}, would be lost; move it away or give another folder")
+    return record
 
 
 def _as_written(path: Path, expected: FileRecord) -> bool:

@@ -12,6 +12,9 @@ import pytest
 from pipeline import config
 from pipeline.cli import main, one_line_errors
 from pipeline.errors import Mistake
+from pipeline.workspace import Workspace
+from tests.pipeline.test_export import save_checkpoint
+from tests.train.small_runs import config_tree, write_config
 
 
 @pytest.mark.parametrize(("error", "code"), [(Mistake("train.lr: no"), 2), (OSError("the disk is gone"), 3)])
@@ -53,6 +56,18 @@ def test_a_line_is_one_write_as_ranks_share_a_log(tmp_path: Path) -> None:
         assert said.endswith(b"\n")
         with pytest.raises(BlockingIOError):
             ours.recv(1, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize("main_rank", [True, False])
+def test_rank_0_says_for_all_that_it_is_trained(
+    main_rank: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=8, every_steps=4))
+    save_checkpoint(config.load_config(path), Workspace(path=tmp_path / "ws"), 8)
+    monkeypatch.setattr("pipeline.train.rank.train_rank", lambda *_: main_rank)
+    for words, said in (([], "run small: trained to step 8\n"), (["--json"], '{"run": "small", "step": 8}\n')):
+        assert called(["train", str(path), *words], monkeypatch) == 0
+        assert capsys.readouterr().out == (said if main_rank else "")
 
 
 def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from data_prep.files import sha256_file, write_record
+from pipeline.cli import main
 from pipeline.config import RunConfig, load_config
 from pipeline.data.order import order_of
 from pipeline.errors import CorruptCheckpoint, Mistake
@@ -90,8 +91,8 @@ def test_the_promoted_checkpoint_is_exported_and_transformers_loads_it(opened: O
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     out = tmp_path / "deep" / "model"
-    made = export_model(*opened, out, None)
-    assert made.step == 4
+    made, replaced = export_model(*opened, out, None)
+    assert (made.step, replaced) == (4, None)
     assert made.files.keys() == FILES
     assert contents(out).keys() == FILES | {RECORD_NAME}
     assert all(sha256_file(out / name) == record.sha256 for name, record in made.files.items())
@@ -105,11 +106,13 @@ def test_the_promoted_checkpoint_is_exported_and_transformers_loads_it(opened: O
 def test_a_step_is_exported_over_an_earlier_export(opened: Opened, tmp_path: Path) -> None:
     out = tmp_path / "model"
     out.mkdir()  # an empty folder will do
-    first = export_model(*opened, out, None)
+    first, nothing = export_model(*opened, out, None)
+    assert nothing is None
     before = contents(out)
-    assert export_model(*opened, out, None) == first
+    assert export_model(*opened, out, None) == (first, first)
     assert contents(out) == before, "the same checkpoint, the same bytes"
-    assert export_model(*opened, out, 8).step == 8
+    last, replaced = export_model(*opened, out, 8)
+    assert (last.step, replaced) == (8, first)
     assert contents(out)["model.safetensors"] != before["model.safetensors"]
     assert [path.name for path in tmp_path.iterdir() if path.name != "ws"] == ["model"]
 
@@ -190,3 +193,16 @@ def test_the_verb_takes_a_folder_and_overrides(made: Path, tmp_path: Path) -> No
     assert (record["step"], set(record["files"])) == (8, FILES)
     assert (tmp_path / "model" / RECORD_NAME).is_file()
     assert "no such checkpoint" in headrace("export", made, tmp_path / "model", "--step", "9", code=2)["error"]
+
+
+def test_the_verb_says_which_export_it_replaces(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def say(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["headrace", "export", str(made), str(tmp_path / "model"), *words])
+        main()
+        return capsys.readouterr().out
+
+    assert "replaces" not in say()
+    assert ", replaces step 4 of small (" in say("--step", "8")
+    assert json.loads(say("--json"))["replaced"]["step"] == 8
