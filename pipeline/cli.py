@@ -10,12 +10,14 @@ import io
 import json
 import math
 import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Never
+from typing import TYPE_CHECKING, Annotated, Any, Never, TypeVar
 
 import typer
 
@@ -47,9 +49,20 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False)]
+T = TypeVar("T", Path, list[str] | None)
+
+
+def remember(context: typer.Context, value: T) -> T:
+    """Leaves the words of the config with `main`, which knows of a verb that failed only its error."""
+    if isinstance(context.obj, list):
+        context.obj += [str(value)] if isinstance(value, Path) else value or []
+    return value
+
+
+Config = Annotated[Path, typer.Argument(help="The run's YAML file.", show_default=False, callback=remember)]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Values that replace the file's: section.key=value.", show_default=False)
+    list[str] | None,
+    typer.Argument(help="Values that replace the file's: section.key=value.", show_default=False, callback=remember),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON record on stdout.")]
 Step = Annotated[int | None, typer.Option(help="The checkpoint's step.", show_default="the newest")]
@@ -589,14 +602,15 @@ def export(
 
 
 @contextmanager
-def one_line_errors(*, debug: bool, as_json: bool) -> Iterator[None]:
-    """Turns our errors into one line and their exit code; with `--debug` the traceback is shown."""
+def one_line_errors(*, debug: bool, as_json: bool, given: Sequence[str] = ()) -> Iterator[None]:
+    """Turns our errors into one line and their exit code; with `--debug` the traceback is shown. `given` are the words
+    of the config, once they are known."""
     try:
         yield
     except HEADRACE_ERRORS as error:
         if debug:
             raise
-        give_up(with_notes(error), error.exit_code, as_json=as_json)
+        give_up(to_copy(with_notes(error), given), error.exit_code, as_json=as_json)
     except UsageError as error:
         see = f" (see {error.ctx.command_path} --help)" if error.ctx else ""
         give_up(error.format_message().rstrip(".") + see, Mistake.exit_code, as_json=as_json)
@@ -618,6 +632,12 @@ def give_up(said: str, code: int, *, as_json: bool) -> Never:
     sys.exit(code)
 
 
+def to_copy(said: str, given: Sequence[str]) -> str:
+    """An error with the config that was given where it proposes `headrace VERB CONFIG`."""
+    words = shlex.join(given)
+    return re.sub(r"(?<=headrace )([a-z]+) CONFIG\b", lambda found: f"{found[1]} {words}", said) if given else said
+
+
 def with_notes(error: BaseException) -> str:
     """An error, and what else went wrong behind it, in one line."""
     return "; ".join([str(error), *getattr(error, "__notes__", ())])
@@ -636,8 +656,9 @@ def main() -> None:
     lines_in_one_piece()
     debug = "--debug" in sys.argv
     arguments = [word for word in sys.argv[1:] if word != "--debug"]
-    with one_line_errors(debug=debug, as_json="--json" in arguments):
-        code = app(arguments or ["--help"], prog_name="headrace", standalone_mode=False)
+    given: list[str] = []
+    with one_line_errors(debug=debug, as_json="--json" in arguments, given=given):
+        code = app(arguments or ["--help"], prog_name="headrace", standalone_mode=False, obj=given)
         if code == INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import config
-from pipeline.cli import main, one_line_errors
+from pipeline.cli import main, one_line_errors, to_copy
 from pipeline.errors import Mistake
 from pipeline.workspace import Workspace
 from tests.pipeline.test_export import save_checkpoint
@@ -68,6 +68,26 @@ def test_rank_0_says_for_all_that_it_is_trained(
     for words, said in (([], "run small: trained to step 8\n"), (["--json"], '{"run": "small", "step": 8}\n')):
         assert called(["train", str(path), *words], monkeypatch) == 0
         assert capsys.readouterr().out == (said if main_rank else "")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_command_that_an_error_proposes_can_be_copied(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "my run.yaml", config_tree(tmp_path / "ws", steps=8, every_steps=4))
+    assert called(["sample", *options, "--step", "4", str(path), f"workspace={tmp_path}/other"], monkeypatch) == 2
+    hint = f"train it with: headrace run '{path}' workspace={tmp_path}/other"
+    said = capsys.readouterr()
+    assert said.err.endswith(f"{hint}\n")
+    assert not options or json.loads(said.out)["error"].endswith(hint)
+
+
+def test_only_a_command_is_filled_in() -> None:
+    said = "CONFIG of `headrace run`: headrace prep CONFIG, then headrace evaluate CONFIG --step 4"
+    assert to_copy(said, ["a.yaml", r"name=\1"]) == (
+        r"CONFIG of `headrace run`: headrace prep a.yaml 'name=\1', then headrace evaluate a.yaml 'name=\1' --step 4"
+    )
+    assert to_copy(said, []) == said
 
 
 def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
