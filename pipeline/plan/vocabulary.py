@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import DataMistake
-from data_prep.files import digest
+from data_prep.files import digest, plain
 from data_prep.manifest import MANIFEST_NAME, read_manifest_record
 from pipeline.config import RunConfig
 from pipeline.errors import Mistake
@@ -21,28 +21,32 @@ class Vocabulary:
 
 
 def find_vocabulary(config: RunConfig, workspace: Workspace, told: int | None) -> Vocabulary:
-    """What the user says; else the corpus that the run trains on; else one built from the same config; else what the
-    tokenizer's config promises. Lists no inputs and builds nothing. Raises Mistake if none of them knows, DataMistake
-    for a file that is no tokenizer."""
+    """What the user says; else the corpus that the run trains on, if the config asks for its tokenizer still; else one
+    built from the same config; else what the tokenizer's config promises. Lists no inputs and builds nothing. Raises
+    Mistake if none of them knows, DataMistake for a file that is no tokenizer."""
     if told is not None:
         return Vocabulary(size=told, source="--vocab-size")
     state = read_state(workspace.run(config.name))
-    if state is not None and (workspace.corpora / state.corpus / MANIFEST_NAME).is_file():
+    if (
+        state is not None
+        and state.weight_shaping.get("data", {}).get("tokenizer") == plain(config.data.tokenizer)
+        and (workspace.corpora / state.corpus / MANIFEST_NAME).is_file()
+    ):
         manifest = read_manifest_record(workspace.corpora / state.corpus)
         return Vocabulary(size=manifest.vocab_size, source=f"corpus {state.corpus}")
-    built = _built_corpora(config, workspace)
-    sizes = sorted(set(built.values()))
-    if len(sizes) == 1:
-        return Vocabulary(size=sizes[0], source=f"corpus {min(built)}")
     tokenizer = config.data.tokenizer
-    if tokenizer.train is not None:
-        return Vocabulary(size=tokenizer.train.vocab_size, source="data.tokenizer.train.vocab_size")
     if tokenizer.path is not None and Path(tokenizer.path).is_file():
         from data_prep.tokenizer_files import num_tokens
 
         data = Path(tokenizer.path).read_bytes()
         size = num_tokens(data, tokenizer.path, tokenizer.end_of_text, tokenizer.pattern)
         return Vocabulary(size=size, source=tokenizer.path)
+    built = _built_corpora(config, workspace)  # equal but for the tokenizer's path, which their digest leaves out
+    sizes = sorted(set(built.values()))
+    if len(sizes) == 1:
+        return Vocabulary(size=sizes[0], source=f"corpus {min(built)}")
+    if tokenizer.train is not None:
+        return Vocabulary(size=tokenizer.train.vocab_size, source="data.tokenizer.train.vocab_size")
     raise Mistake(
         f"data.tokenizer.path: {tokenizer.path} is not here to count its tokens; give the number with --vocab-size"
     )

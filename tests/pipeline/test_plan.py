@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_prep.files import digest
+from data_prep.manifest import sealed, write_manifest
+from data_prep.plan import ALGORITHM_VERSION, shaping
 from data_prep.weights import BLOCK
 from pipeline.config import RunConfig, load_config
 from pipeline.data.order import order_of_config
@@ -19,6 +22,7 @@ from pipeline.plan.hardware import DEVICES, USABLE_SHARE, Hardware, hardware_for
 from pipeline.plan.memory import Memory, memory
 from pipeline.plan.table import render
 from pipeline.plan.vocabulary import Vocabulary, find_vocabulary
+from pipeline.runs import pin
 from pipeline.workspace import Workspace
 from tests.e2e.test_cli import failing, loaded_by
 from tests.e2e.whole_runs import headrace
@@ -286,10 +290,35 @@ def test_the_vocabulary_is_that_of_the_corpus_or_what_the_config_promises(tmp_pa
     assert not workspace.path.exists(), "planning makes no folders"
     manifest = small_corpus(workspace.corpora / "small-0")
     assert find_vocabulary(config, workspace, None).size == 999, "a corpus of another config is not ours"
-    state = {"run": "small", "config_digest": "", "weight_shaping": {}, "corpus": "small-0", "manifest_digest": ""}
+
+    promised = {"train": {"vocab_size": manifest.vocab_size}}
+    tree["data"]["tokenizer"] = promised  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
     workspace.run("small").path.mkdir(parents=True)
-    workspace.run("small").state.write_text(json.dumps(state))
+    pin(config, workspace.run("small"), workspace.corpora / "small-0", manifest)
     assert find_vocabulary(config, workspace, None) == Vocabulary(size=manifest.vocab_size, source="corpus small-0")
+    for said in ("data.sources.0.rules=prose", "train.optimizer.lr=1"):  # the tokenizer is what counts
+        config = load_config(tmp_path / "run.yaml", [said])
+        assert find_vocabulary(config, workspace, None).source == "corpus small-0"
+    config = load_config(tmp_path / "run.yaml", ["data.tokenizer.train.vocab_size=32000"])
+    told = Vocabulary(size=32000, source="data.tokenizer.train.vocab_size")
+    assert find_vocabulary(config, workspace, None) == told, "the run's corpus has another tokenizer"
+
+
+def test_another_tokenizers_file_counts_more_than_a_corpus_that_is_built(tmp_path: Path) -> None:
+    """The config's digest in a manifest leaves the path out."""
+    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    ranks = tmp_path / "more.tiktoken"
+    ranks.write_bytes(b"".join(base64.b64encode(bytes([at])) + b" %d\n" % at for at in range(256)))
+    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}  # type: ignore[index]
+    config = load_config(write_config(tmp_path / "run.yaml", tree))
+    workspace = Workspace(path=tmp_path / "ws")
+    manifest = small_corpus(workspace.corpora / "small-0")
+    same = digest({"algorithm": ALGORITHM_VERSION} | shaping(config.data))
+    write_manifest(workspace.corpora / "small-0", sealed(replace(manifest, vocab_size=999, config_digest=same)))
+    assert find_vocabulary(config, workspace, None) == Vocabulary(size=257, source=str(ranks))
+    ranks.unlink()
+    assert find_vocabulary(config, workspace, None) == Vocabulary(size=999, source="corpus small-0")
 
 
 def test_a_tokenizer_file_is_counted_and_a_missing_one_asks(tmp_path: Path) -> None:
