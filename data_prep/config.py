@@ -187,6 +187,10 @@ def check_config(config: CorpusConfig) -> None:
         raise DataMistake(problem)
     if (config.tokenizer.path is None) == (config.tokenizer.train is None):
         raise DataMistake("tokenizer: give exactly one of tokenizer.path and tokenizer.train")
+    if config.tokenizer.train is not None:
+        check_vocab_size(config.tokenizer.train.vocab_size)
+        if config.tokenizer.train.sample_bytes < 1:
+            raise DataMistake(f"tokenizer.train.sample_bytes: {config.tokenizer.train.sample_bytes} is too small")
     if not 0 <= config.heldout.fraction < 1:
         raise DataMistake(f"heldout.fraction: {config.heldout.fraction} is not in [0, 1); 0 holds out nothing")
     least = {"sequence_length": 2, "shard_bytes": 1, "unit_bytes": 1}
@@ -195,6 +199,14 @@ def check_config(config: CorpusConfig) -> None:
             raise DataMistake(f"{key}: {getattr(config, key)} is too small; give {limit} or more")
     _check_dedup(config.dedup)
     _check_decontaminate(config.decontaminate)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raises DataMistake if no tokenizer of that size can be trained, whatever the text is."""
+    if vocab_size < 257:
+        raise DataMistake(
+            f"tokenizer.train.vocab_size: {vocab_size} cannot hold the 256 bytes and the end of text; give 257 or more"
+        )
 
 
 def _check_dedup(dedup: DedupConfig) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data_prep.config import check_vocab_size
 from data_prep.errors import DataMistake
 from data_prep.pack import Int64s, Tokens
 from data_prep.texts import Texts, texts_of
@@ -55,10 +56,7 @@ def train(texts: Iterable[str], vocab_size: int, end_of_text: str) -> bytes:
     import gigatoken
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    if vocab_size < 257:
-        raise DataMistake(
-            f"tokenizer.train.vocab_size: {vocab_size} cannot hold the 256 bytes and the end of text; give 257 or more"
-        )
+    check_vocab_size(vocab_size)
     with _silent():
         _, merges = gigatoken.train_bpe(
             NEVER_IN_UTF8.join(text.encode() for text in texts), vocab_size, [end_of_text], separator=NEVER_IN_UTF8

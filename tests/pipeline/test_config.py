@@ -95,6 +95,8 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("data.sources.0.rules=Prose", r"data.sources.0.rules: 'Prose' is unknown; did you mean 'prose'"),
         ("data.sources.0.rules=[{rule: nobody}]", r"data.sources.0.rules.*nobody"),
         ("data.heldout.fraction=1", r"data.heldout.fraction: 1.0 is not in \[0, 1\)"),
+        ("data.tokenizer.train.vocab_size=256", r"data.tokenizer.train.vocab_size: 256 cannot hold .* 257 or more"),
+        ("data.tokenizer.train.sample_bytes=0", r"data.tokenizer.train.sample_bytes: 0 is too small"),
         *(
             (f"data.heldout.fraction=0 and {also}", rf"{key}: .*raise it, for example to 0.005, or {way_out}")
             for also, key, way_out in (
