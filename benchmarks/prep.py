@@ -88,7 +88,7 @@ def run_config(side: str, inputs: Path, workspace: Path, tokenizer: Path) -> dic
             "heldout": {"fraction": 0.0},
         },
         "model": {"layers": 1, "width": 64, "heads": 1},
-        "train": {"tokens": 1, "global_batch_size": 1, "micro_batch_size": 1, "optimizer": {"lr": 0.001}},
+        "train": {"tokens": 2048, "global_batch_size": 1, "micro_batch_size": 1, "optimizer": {"lr": 0.001}},
     }
 
 

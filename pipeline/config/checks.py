@@ -34,6 +34,13 @@ def check(config: RunConfig) -> None:
         _positive(f"train.{key}", getattr(config.train, key))
     _positive("train.checkpoint.every_steps", config.train.checkpoint.every_steps)
     _positive("train.checkpoint.keep_last", config.train.checkpoint.keep_last)
+    batch_tokens = config.train.global_batch_size * config.data.sequence_length
+    if batch_tokens > config.train.tokens:
+        raise Mistake(
+            f"train.tokens: {config.train.tokens} is less than one batch, train.global_batch_size × "
+            f"data.sequence_length = {config.train.global_batch_size} × {config.data.sequence_length} = {batch_tokens} "
+            "tokens; raise it, or lower one of these"
+        )
     check_model(config.model)
     check_batch_warmup(config)
     check_weight_stages(config)

@@ -74,6 +74,11 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("train.checkpoint.upload_grace_s=.nan", r"train.checkpoint.upload_grace_s: nan must not be negative"),
         ("train.tokens=1e9", r"train.tokens: must be a whole number, but the value is '1e9'; write 1_000_000_000"),
         ("train.tokens=1e-3", r"train.tokens: .* valid integer.*'1e-3'"),
+        (
+            "data.sequence_length=4_000_000",
+            r"train.tokens: 5120 is less than one batch, train.global_batch_size × data.sequence_length = 8 × 4000000 ",
+        ),
+        ("train.tokens=511", r"train.tokens: 511 is less than one batch, .* = 8 × 64 = 512 tokens"),
         ("train.schedule.warmup_steps=1000", r"more than the run's 10 steps"),
         ("workspace=s3://bucket/x", r"s3://bucket/x is remote"),
         ("data.cache_bytes=1_000", r"data.cache_bytes: needs remote"),
