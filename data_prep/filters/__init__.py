@@ -79,8 +79,10 @@ RULE_SETS: dict[str, tuple[str, ...]] = {
 def steps_of(rules: str | Iterable[RuleSpec], where: str = "rules") -> tuple[Step, ...]:
     """The steps that a source asks for. Raises DataMistake, naming the nearest, on an unknown rule or threshold."""
     if isinstance(rules, str):
+        if rules in RULES or rules in EDITS:
+            raise DataMistake(f"{where}: {rules!r} is a rule, not a set of rules; write it as a list: [{rules}]")
         if rules not in RULE_SETS:
-            raise DataMistake(f"{where}: {rules!r} is unknown; {_nearest(rules, RULE_SETS)}")
+            raise DataMistake(f"{where}: {rules!r} is unknown; {_nearest_set(rules)}")
         return tuple(_step(name, {}) for name in RULE_SETS[rules])
     steps: list[Step] = []
     for place, spec in enumerate(rules):
@@ -134,6 +136,15 @@ def _step(name: str, given: Mapping[str, Any]) -> Step:
 def _shaper(function: Callable[..., Any], given: Mapping[str, Any]) -> Shaper:
     parameters = {key: min(int(given.get(key, default)), NO_LIMIT) for key, default in _keywords(function).items()}
     return Shaper(name=function.__name__, function=function, parameters=parameters)
+
+
+def _nearest_set(name: str) -> str:
+    """A set is meant, or a rule alone, which is written as a list."""
+    near = difflib.get_close_matches(name, [*RULE_SETS, *RULES, *EDITS], n=1, cutoff=0.5)
+    if near and near[0] not in RULE_SETS:
+        return f"did you mean the rule [{near[0]}]? A rule is written as a list; sets are {_list(RULE_SETS)}"
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}choose one of {_list(RULE_SETS)}"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

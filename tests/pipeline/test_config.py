@@ -98,6 +98,13 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
         ("name=../escape", r"name: '../escape' is not made of lower-case letters, digits and hyphens"),
         ("name=two_words", r"name: 'two_words' is not made of lower-case letters, digits and hyphens"),
         ("data.sources.0.rules=Prose", r"data.sources.0.rules: 'Prose' is unknown; did you mean 'prose'"),
+        (
+            "data.sources.0.rules=gopher_quality",
+            r"data.sources.0.rules: 'gopher_quality' is a rule, not a set of rules; write it as a list: \[gopher_qual",
+        ),
+        ("data.sources.0.rules=c4_lines", r"'c4_lines' is a rule, not a set of rules; write .*: \[c4_lines\]$"),
+        ("data.sources.0.rules=gopher_qualty", r"'gopher_qualty' is unknown; did you mean the rule \[gopher_quality\]"),
+        ("data.sources.0.rules=gofer", r"'gofer' is unknown; did you mean 'gopher'\? choose one of none, prose"),
         ("data.sources.0.rules=[{rule: nobody}]", r"data.sources.0.rules.*nobody"),
         ("data.heldout.fraction=1", r"data.heldout.fraction: 1.0 is not in \[0, 1\)"),
         ("data.tokenizer.train.vocab_size=256", r"data.tokenizer.train.vocab_size: 256 cannot hold .* 257 or more"),
