@@ -80,6 +80,15 @@ def _unsharded(optimizer: Any, parameter: Tensor) -> Tensor:
     return master
 
 
+def forget_trial_step(engine: Any) -> None:
+    """At stage 0 in bf16 a new engine has taken a step with gradients of 0 (`initialize_optimizer_states`, 0.19.8): its
+    masters are decayed, and Adam would count it, so that the first real step is a quarter too short. Undoes that."""
+    if engine.zero_optimization_stage() == 0:
+        engine.basic_optimizer.state.clear()
+        for parameter in engine.module.parameters():
+            _unsharded(engine.optimizer, parameter).data.copy_(parameter.data)  # in fp32 itself
+
+
 def muon_rows(engine: Any) -> list[tuple[Tensor, dict[str, int]]]:
     """At ZeRO stages 1 and 2 Muon's momentum is not cut as the weights are: a rank keeps that of whole matrices, of
     each that it has a piece of, end to end. Gives the holder that each such row belongs to, and its matrices' sizes.

@@ -20,6 +20,7 @@ from pipeline.config import TrainConfig
 from pipeline.errors import StoppedOnNotice
 from pipeline.model.decoder import Decoder, initialise
 from pipeline.model.ulysses import find_peers
+from pipeline.train.elastic import forget_trial_step
 from pipeline.train.malloc import keep_freed_memory
 from pipeline.train.optim import optimizer_of
 from pipeline.train.passes import spare_passes
@@ -160,6 +161,7 @@ def start_engine(
         engine, _, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings)
     for group in distributed_c10d._world.pg_map:  # DeepSpeed makes them without being asked how long
         distributed_c10d._set_pg_timeout(PATIENCE, group)
+    forget_trial_step(engine)
     spare_passes(engine.optimizer)
     return engine
 

@@ -24,7 +24,7 @@ from cluster.world import World, world_from_env
 from pipeline.config import ModelConfig, OptimizerConfig, TrainConfig, ZeroConfig
 from pipeline.config.checks import MAX_TIMEOUT_S
 from pipeline.model.decoder import build, outline
-from pipeline.train.elastic import pieces
+from pipeline.train.elastic import STEP, pieces, state_tensors
 from pipeline.train.engine import join_world, start_engine
 
 VOCAB, SEED = 97, 7
@@ -43,6 +43,11 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{f"stage {stage}": ({}, {"zero": ZeroConfig(stage=stage)}) for stage in (0, 1, 2, 3)},  # type: ignore[arg-type]
     "bf16, stage 1": ({}, {"zero": ZeroConfig(stage=1), "precision": "bf16"}),
     "bf16": ({}, {"precision": "bf16"}),
+    "bf16, stage 0": ({}, {"zero": ZeroConfig(stage=0), "precision": "bf16"}),
+    "bf16, stage 0, Muon": (
+        {},
+        {"zero": ZeroConfig(stage=0), "precision": "bf16", "optimizer": OptimizerConfig(lr=1e-3, kind="muon")},
+    ),
     "tied": ({"tie_embeddings": True}, {}),
     "compiled": ({"compile": "block"}, {}),
     "Muon": ({}, {"optimizer": OptimizerConfig(lr=1e-3, kind="muon")}),
@@ -65,7 +70,8 @@ def whole_weights(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def same(world: World) -> None:
-    """Raises AssertionError if a weight, or the fp32 number behind it, is not the one that `build` gives."""
+    """Raises AssertionError if a weight, or the fp32 number behind it, is not the one that `build` gives, or if the
+    optimizer has taken a step."""
     for way, (shape, options) in WAYS.items():
         if world.size % 2 and ("second" in way or "shared" in way):
             continue
@@ -81,6 +87,7 @@ def same(world: World) -> None:
         for piece in own:
             master = expected[piece.name].float().flatten().narrow(0, piece.start, piece.numel)
             assert torch.equal(piece.of(piece.holder), master), (way, piece.name)
+        assert STEP not in state_tensors(engine, world.rank, world.size), f"{way}: Adam has taken a step already"
         if train.zero.stage == 3:
             whole = [name for name, one in engine.module.named_parameters() if one.numel()]
             assert not whole, f"{way}: not cut"
