@@ -386,11 +386,11 @@ def plan(
     from pipeline.plan.estimate import make_plan, record_of
     from pipeline.plan.hardware import hardware_for
     from pipeline.plan.vocabulary import find_vocabulary
-    from pipeline.workspace import Workspace
+    from pipeline.workspace import workspace_of
 
     run = load_config(config, overrides or ())
     hardware = hardware_for(run, gpu=gpu, count=gpus, mfu=mfu, price_per_gpu_hour=price_per_gpu_hour)
-    vocabulary = find_vocabulary(run, Workspace(path=Path(run.workspace).absolute()), vocab_size)
+    vocabulary = find_vocabulary(run, workspace_of(run), vocab_size)
     planned = make_plan(run, vocabulary, hardware)
     if as_json:
         show(record_of(planned), "", as_json=True)
@@ -463,11 +463,13 @@ def submit(
 @app.command()
 def status(config: Config, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say where a run stands: its job, steps, loss, checkpoints and alias."""
+    from pipeline.config import load_config
     from pipeline.status import status_record, status_text
+    from pipeline.workspace import workspace_of
 
-    run = opened(config, overrides)
-    record = status_record(run.config, run.workspace)
-    main_score = run.config.promote.gate.main if run.config.promote else "heldout/bits_per_byte"
+    run = load_config(config, overrides or ())
+    record = status_record(run, workspace_of(run))  # not made: who only looks leaves no folder behind
+    main_score = run.promote.gate.main if run.promote else "heldout/bits_per_byte"
     show(record, status_text(record, main_score), as_json=as_json)
 
 

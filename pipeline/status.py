@@ -2,6 +2,7 @@
 `headrace run`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from cluster.job import launcher_of, load_job
@@ -19,7 +20,8 @@ LAST_SHOWN = 5
 
 
 def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
-    """The run's job, step, last figures, checkpoints, guard's warnings, scores and alias. Absent things are null."""
+    """The run's job, step, last figures, checkpoints, guard's warnings, scores and alias. Absent things are null. The
+    workspace may be absent too."""
     run = workspace.run(config.name)
     job = load_job(run.job)
     journal = read_journal(run.metrics)
@@ -29,6 +31,11 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
     alias = read_alias(workspace.path, config.promote.model, config.promote.alias) if config.promote else None
     return {
         "run": config.name,
+        "workspace": {
+            "given": config.workspace,
+            "path": str(workspace.path),
+            "exists": workspace.path.is_dir(),
+        },
         "job": {"id": job.id, "launcher": job.launcher, "state": launcher_of(job, config.cluster).state(job)}
         if job
         else None,
@@ -81,6 +88,7 @@ def status_text(record: Mapping[str, Any], main_score: str) -> str:
     share = 100 * record["step"] / record["total_steps"]
     lines = [
         f"run          {record['run']}",
+        *missing_workspace(**record["workspace"]),
         f"job          {job['state']} ({job['launcher']} {job['id']})" if job else "job          none yet",
         f"step         {record['step']:,} of {record['total_steps']:,} ({share:.0f} %)",
     ]
@@ -103,6 +111,14 @@ def status_text(record: Mapping[str, Any], main_score: str) -> str:
         else "alias        nothing promoted yet"
     )
     return "\n".join(lines)
+
+
+def missing_workspace(given: str, path: str, *, exists: bool) -> list[str]:
+    """A line if the folder is not there: the run has not begun, or one looks from another folder or machine."""
+    if exists:
+        return []
+    taken = "" if Path(given).is_absolute() else f"; {given} is taken from the folder that you are in"
+    return [f"workspace    {path} does not exist{taken}"]
 
 
 def steps_text(steps: Sequence[int]) -> str:

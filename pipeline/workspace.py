@@ -105,9 +105,15 @@ class Workspace:
         return RunFolder(path=self.path / "runs" / name)
 
 
+def workspace_of(config: RunConfig) -> Workspace:
+    """The config's workspace, which may not be there. A relative one lies in the folder that one is in."""
+    return Workspace(path=Path(config.workspace).absolute())
+
+
 def open_workspace(config: RunConfig) -> Workspace:
     """Makes the workspace's folder. Raises Mistake if it cannot be written to."""
-    path = Path(config.workspace).absolute()
+    workspace = workspace_of(config)
+    path = workspace.path
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,7 +122,7 @@ def open_workspace(config: RunConfig) -> Workspace:
         ) from error
     if not os.access(path, os.W_OK | os.X_OK) or _read_only(path):
         raise Mistake(f"workspace: {path} is not writable; choose a folder you may write to")
-    return Workspace(path=path)
+    return workspace
 
 
 def _read_only(path: Path) -> bool:

@@ -4,6 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.promote.registry import rollback
 from pipeline.status import evaluation_lines, last_judged, status_record, status_text, steps_text
@@ -21,6 +24,7 @@ def evaluation(step: int, value: float | None, error: float | None = 0.002) -> d
 def record(**changes: Any) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run": "long",
+        "workspace": {"given": "ws", "path": "/home/ws", "exists": True},
         "job": None,
         "step": 150_000,
         "total_steps": 300_000,
@@ -105,3 +109,22 @@ def test_a_rollback_is_the_last_word_on_a_checkpoint(tmp_path: Path) -> None:
     assert "judged       step 120 rolled back to step 90: it swears" in text
     assert "alias        tiny@production -> step 90 of test, generation 3" in text
     assert last_judged(replace(config, name="other"), workspace) is None
+
+
+def test_a_workspace_that_is_not_there_is_told_and_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_config(tmp_path / "run.yaml", config_tree(tmp_path / "ws", steps=8, every_steps=4))
+    monkeypatch.chdir(tmp_path)
+
+    def lines(*words: str) -> list[str]:
+        monkeypatch.setattr("sys.argv", ["headrace", "status", str(path), *words])
+        main()
+        return capsys.readouterr().out.splitlines()
+
+    assert f"workspace    {tmp_path}/ws does not exist" in lines()
+    relative = "does not exist; elsewhere is taken from the folder that you are in"
+    assert f"workspace    {tmp_path}/elsewhere {relative}" in lines("workspace=elsewhere")
+    assert sorted(tmp_path.iterdir()) == [path]
+    (tmp_path / "ws").mkdir()
+    assert not any("workspace" in line for line in lines())
