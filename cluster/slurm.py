@@ -7,6 +7,8 @@ submit ── sbatch ── batch script (first node)
 """
 
 import hashlib
+import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,8 +112,33 @@ def job_state(slurm: str | None, code: int | None, *, cancelled: bool) -> JobSta
     return JobState.UNKNOWN if slurm is None else JobState.FAILED
 
 
+class NoController(ClusterError):
+    """No Slurm controller answers from this machine: none is configured here, or it is down, perhaps for a moment."""
+
+
+NOT_REACHED = re.compile(
+    r"could not establish a configuration source|unable to contact slurm controller|"
+    r"unable to process configuration file",
+    re.IGNORECASE,
+)
+"""What Slurm's commands say last if they find no controller to ask."""
+
+
+def no_controller(command: str, said: Sequence[str], slurm_conf: str | None) -> str | None:
+    """The one line for it, if what a command said means that no controller was reached. `slurm_conf` is SLURM_CONF."""
+    last = next((line for line in said if NOT_REACHED.search(line)), None)
+    if last is None:
+        return None
+    tried = f"SLURM_CONF={slurm_conf}" if slurm_conf else "its default slurm.conf, else DNS, as SLURM_CONF is not set"
+    return (
+        f"no Slurm controller answers from here: {command} tried {tried}, and says: {last}; submit from a login node "
+        "of the cluster, point SLURM_CONF at its slurm.conf, or set cluster.launcher=local"
+    )
+
+
 def call(command: Sequence[str], *, text: str = "") -> str:
-    """Runs one of Slurm's commands. Raises ClusterMistake if it is not there, ClusterError saying why if it fails."""
+    """Runs one of Slurm's commands. Raises ClusterMistake if it is not there, NoController if it reaches none,
+    ClusterError saying why if it fails otherwise."""
     import subprocess
 
     try:
@@ -126,6 +153,8 @@ def call(command: Sequence[str], *, text: str = "") -> str:
     if done.returncode != 0:
         # Slurm says what was wrong and that it failed in two lines, each with the command's name in front.
         lines = [line.removeprefix(f"{command[0]}: ").removeprefix("error: ") for line in done.stderr.splitlines()]
+        if unreached := no_controller(command[0], lines, os.environ.get("SLURM_CONF")):
+            raise NoController(unreached)
         raise ClusterError(f"{command[0]}: {'; '.join(filter(None, lines)) or f'exit code {done.returncode}'}")
     return done.stdout
 
@@ -134,7 +163,7 @@ def send(script: str) -> str:
     """Queues the script and returns the job's id."""
     try:
         return call(["sbatch", "--parsable"], text=script).strip().split(";")[0]
-    except ClusterMistake:
+    except (ClusterMistake, NoController):
         raise
     except ClusterError as error:
         raise ClusterMistake(f"Slurm refused the job ({error}): see cluster.slurm in the config") from error

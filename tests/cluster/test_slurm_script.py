@@ -10,7 +10,7 @@ import pytest
 from cluster.config import ClusterConfig, SlurmConfig
 from cluster.errors import ClusterMistake
 from cluster.job import JobSpec, JobState, launcher_for, load_job
-from cluster.slurm import batch_script, job_comment, job_state, sbatch_flags
+from cluster.slurm import NoController, batch_script, job_comment, job_state, sbatch_flags, slurm_word
 
 EXAMPLE = Path(__file__).parents[2] / "slurm" / "train.sbatch"
 SPEC = JobSpec(
@@ -116,6 +116,45 @@ def test_without_slurm_there_is_one_clear_line(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(ClusterMistake, match="squeue is not on the PATH: submit from a login node") as caught:
         launcher_for(CONFIG).submit(spec_in(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+UNCONFIGURED = """squeue: error: resolve_ctls_from_dns_srv: res_nsearch error: Unknown host
+squeue: error: fetch_config: DNS SRV lookup failed
+squeue: error: _establish_config_source: failed to fetch config
+squeue: fatal: Could not establish a configuration source"""
+
+
+@pytest.mark.parametrize(
+    ("conf", "said", "words"),
+    [
+        (None, UNCONFIGURED, "squeue tried its default slurm.conf, else DNS, as SLURM_CONF is not set, and says: "),
+        (
+            "/etc/x.conf",
+            "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+            "squeue tried SLURM_CONF=/etc/x.conf, and says: slurm_load_jobs error: Unable to contact slurm controller",
+        ),
+    ],
+)
+def test_where_no_controller_answers_one_line_says_so_and_what_to_do(
+    conf: str | None, said: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    if conf:
+        monkeypatch.setenv("SLURM_CONF", conf)
+    (tmp_path / "said").write_text(said)
+    fails = f"cat {tmp_path}/said >&2; exit 1"
+    fake(tmp_path / "bin", monkeypatch, squeue=fails, sbatch=fails)
+    with pytest.raises(NoController) as told:
+        launcher_for(CONFIG).submit(spec_in(tmp_path))
+    assert str(told.value).startswith("no Slurm controller answers from here: ")
+    assert words in str(told.value)
+    assert "resolve_ctls" not in str(told.value)
+    assert str(told.value).endswith("or set cluster.launcher=local")
+    assert "\n" not in str(told.value)
+    assert slurm_word("42") is None, "a job that is watched through an outage goes on"
+    fake(tmp_path / "later", monkeypatch, squeue="", sbatch=fails)
+    with pytest.raises(NoController):
+        launcher_for(CONFIG).submit(spec_in(tmp_path))
 
 
 def test_a_refusal_is_passed_on_and_leaves_no_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
