@@ -1,7 +1,7 @@
 """RunConfig: a whole run, from raw text to promotion, as one frozen tree.
 
     YAML file ──> nested dicts ──> dotted overrides ──> RunConfig (validated, frozen) ──> check(): do the parts fit?
-    └───────────────────── file.py ─────────────────────┘      tree.py                       checks.py
+    └────────────── yaml_text.py, file.py ──────────────┘      tree.py                       checks.py
 
 Loading validates at the edge, so that everything behind it can trust what it gets. An unknown key is an error that
 names the nearest valid one. Nothing here imports torch, ray or deepspeed.

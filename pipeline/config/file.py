@@ -10,25 +10,24 @@ from typing import Any
 
 from pipeline.config.checks import check
 from pipeline.config.tree import RunConfig
+from pipeline.config.yaml_text import values_of
 from pipeline.errors import Mistake
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Reads a run's YAML file and applies `section.key=value` overrides. Raises Mistake with one line a user can act
     on."""
-    import yaml
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        tree = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         raise Mistake(
             f"{path}: no such config file; give the path of a YAML file, for example configs/quickstart.yaml"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise Mistake(f"{path}: cannot be read as a config: {error}") from error
-    except yaml.YAMLError as error:
-        raise Mistake(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    tree = values_of(text, str(path))
     if not isinstance(tree, dict):
         raise Mistake(f"{path}: a run's config is a mapping with the keys {', '.join(_fields(RunConfig))}")
     for override in overrides:
@@ -43,8 +42,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def _override(tree: dict[str, Any], override: str) -> None:
     """Sets one `section.key=value` in a tree of dicts and lists."""
-    import yaml
-
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise Mistake(f"'{override}' is not of the form section.key=value, for example train.optimizer.lr=3e-4")
@@ -59,7 +56,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         node = node[parent]
         if not isinstance(node, dict | list):
             raise Mistake(f"{key}: '{parent}' holds {node!r}, which has no keys of its own")
-    value = yaml.safe_load(text)
+    value = values_of(text, key)
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     else:

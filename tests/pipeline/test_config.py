@@ -9,6 +9,7 @@ import yaml
 from data_prep.manifest import read_manifest
 from data_prep.plan import shaping
 from pipeline.config import changed_keys, load_config, weight_shaping
+from pipeline.config.yaml_text import values_of
 from pipeline.data.mixture import Change
 from pipeline.data.order import order_of_config
 from pipeline.errors import Mistake
@@ -131,6 +132,8 @@ def load(tmp_path: Path, tree: Any = None, *overrides: str) -> Any:
             "data.sources.0.weight=[{start: 0, weight: 1}, {start: 0.8, weight: 2}]",
             r"the weights that begin at 0.0 do not hold for one block of 4096 sequences, and the run has 80",
         ),
+        ("train.tokens=[1", r"^train.tokens: not YAML: line 1, column 3: expected ',' or '\]'"),
+        ("data.dedup={exact: true, exact: false}", r"^data.dedup: exact is given twice \(line 1\)"),
         ("noequals", r"'noequals' is not of the form section.key=value"),
         ("train.tokens.deep=1", r"'tokens' holds 5120, which has no keys"),
         ("promote.alias=x", r"promote.model: missing"),
@@ -176,7 +179,20 @@ def test_sequences_may_be_shared_by_more_ranks_than_there_are_key_heads(tmp_path
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2", "not YAML"),
+        ("[1, 2", "run.yaml: not YAML: line 1, column 6: expected ',' or '\\]'"),
+        (
+            "name: x\ntrain:\n\ttokens: 1",
+            r"run.yaml: not YAML: line 3, column 1: .*; indent with spaces, not with tabs",
+        ),
+        ("name: 'x\ntrain: 1\n", r"run.yaml: not YAML: line 3, .* a quoted scalar that begins in line 1$"),
+        ("name: x: y", r"line 1, column 8: mapping values are not allowed here; a value with ': ' in it needs quotes"),
+        ("name: x\ndata: \x07", r"run.yaml: not YAML: line 2 has the character '\\x07'"),
+        ("name: x\n---\nname: y", r"run.yaml: not YAML: line 2, column 1: expected a single document"),
+        ("name: 2026-13-01", r"run.yaml: not YAML: month must be in 1..12"),
+        ("name: x\nname: x", r"run.yaml: name is given twice \(lines 1 and 2\)"),
+        ("train: {tokens: 1}\nname: x\n\ntrain:\n  seed: 1", r"run.yaml: train is given twice \(lines 1 and 4\)"),
+        ("train: {tokens: 1, tokens: 2}", r"run.yaml: train.tokens is given twice \(line 1\)"),
+        ("data:\n  sources:\n  - name: a\n  - name: b\n    name: c", r"data.sources.1.name is given twice \(lines 4 a"),
         ("- a\n- b", "is a mapping with the keys name, data"),
         ("name: x", "missing; add it"),
         ("", "mapping"),
@@ -185,8 +201,20 @@ def test_sequences_may_be_shared_by_more_ranks_than_there_are_key_heads(tmp_path
 def test_a_file_that_is_no_config(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_text(text)
-    with pytest.raises(Mistake, match=message):
+    with pytest.raises(Mistake, match=message) as caught:
         load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_merged_may_be_given_again(tmp_path: Path) -> None:
+    """`<<` gives defaults: a key beside it is no repetition, nor is a node that is used twice, or in itself."""
+    assert values_of("a: &a {x: 1, y: 2}\nb: {<<: *a, x: 3}\nc: {<<: *a, <<: *a}", "") == {
+        "a": {"x": 1, "y": 2},
+        "b": {"x": 3, "y": 2},
+        "c": {"x": 1, "y": 2},
+    }
+    loop = values_of("a: &a [*a]", "")
+    assert loop["a"][0] is loop["a"]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
