@@ -359,7 +359,7 @@ def plan(
     gpu: Annotated[
         str | None,
         typer.Option(
-            help="b200, h200, h100, a100, a100-40gb or cpu.", show_default="h200, or cpu where no GPU is asked"
+            help="b200, h200, h100, a100, a100-40gb or cpu.", show_default="h200, or cpu for fp32 without GPUs"
         ),
     ] = None,
     gpus: Annotated[int | None, typer.Option(help="How many.", min=1, show_default="the config's ranks")] = None,

@@ -38,6 +38,11 @@ DEVICES = {
     )
 }
 
+ASSUMED = (
+    "cluster.gpus_per_node asks for no GPU; H200s are assumed because train.precision is bf16. "
+    "Set gpus_per_node, or give --gpu, or train.precision=fp32 for CPUs."
+)
+
 USABLE_SHARE = 0.92
 """Of a GPU's memory, what tensors may fill: the CUDA context, NCCL's and cuBLAS's buffers take 2 to 3 GB, and the
 caching allocator loses a few per cent to fragments."""
@@ -59,6 +64,8 @@ class Hardware:
     mfu: float
     """Model FLOPs utilisation that is assumed: a share of the device's peak, in the full-attention convention."""
     price_per_gpu_hour: float | None = None
+    assumed: str = ""
+    """Why GPUs are planned on where the config asks for none, for people; empty if it asks or the user has told."""
 
 
 def hardware_for(
@@ -69,17 +76,20 @@ def hardware_for(
     mfu: float | None = None,
     price_per_gpu_hour: float | None = None,
 ) -> Hardware:
-    """What is told; for the rest as many devices as the config has ranks, H200s unless it plainly means CPUs.
+    """What is told; for the rest as many devices as the config has ranks, H200s unless it plainly means CPUs: where it
+    asks for no GPU but computes in bf16, which is left as it is by default, `assumed` says so.
 
     What is computed twice lowers the usual MFU: a forward pass is one third of a step.
     """
-    on_cpu = config.cluster.gpus_per_node == 0 and config.train.precision == "fp32"
+    asks_none = config.cluster.gpus_per_node == 0
+    on_cpu = asks_none and config.train.precision == "fp32"
     device = device_named(gpu or ("cpu" if on_cpu else "h200"))
     return Hardware(
         device=device,
         count=config.world_size if count is None else count,
         mfu=device.usual_mfu * 3 / (3 + recomputed_share(config.model)) if mfu is None else mfu,
         price_per_gpu_hour=price_per_gpu_hour,
+        assumed=ASSUMED if asks_none and not on_cpu and gpu is None else "",
     )
 
 

@@ -33,6 +33,7 @@ def _sections(plan: Plan) -> list[RenderableType]:
     title = Text.assemble(("headrace", "bold"), "  plan of ", (plan.run, "bold"), f"  on {_devices(plan)}")
     return [
         title,
+        *([Text(), Text(plan.hardware.assumed, style="yellow")] if plan.hardware.assumed else []),
         *_section("model", _facts(_model_rows(plan))),
         *_section("training", _facts(_training_rows(plan))),
         *(_section("over the run", _changes_table(plan)) if len(plan.stretches) > 1 else []),

@@ -160,6 +160,22 @@ def test_hardware_follows_the_config_until_told() -> None:
     assert (told.device.name, told.count, told.mfu) == ("h100", 8, 0.3)
 
 
+def test_gpus_that_the_config_does_not_ask_for_are_not_assumed_without_a_word() -> None:
+    plan = plan_named("quickstart", "train.precision=bf16")
+    assert plan.hardware.device.name == "h200"
+    words = "cluster.gpus_per_node asks for no GPU; H200s are assumed because train.precision is bf16."
+    assert words in " ".join(render(plan).split())
+    assert record_of(plan)["hardware"]["assumed"].startswith(words)
+    for meant in (
+        plan_named("quickstart"),
+        plan_named("quickstart", "train.precision=bf16", "cluster.gpus_per_node=2"),
+        plan_named("quickstart", "train.precision=bf16", gpu="h100"),
+        plan_named("quickstart", "train.precision=bf16", gpu="cpu"),
+    ):
+        assert "assumed because" not in render(meant)
+        assert record_of(meant)["hardware"]["assumed"] == ""
+
+
 @pytest.mark.parametrize("colour", [False, True])
 @pytest.mark.parametrize("name", ["quickstart", *FOR_GPUS])
 def test_the_table_is_80_columns_wide(name: str, colour: bool) -> None:
