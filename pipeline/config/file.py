@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.config.checks import check
 from pipeline.config.tree import RunConfig
+from pipeline.config.wording import wording
 from pipeline.config.yaml_text import values_of
 from pipeline.errors import Mistake
 
@@ -95,18 +96,7 @@ def _first_problem(errors: Sequence[Any]) -> str:
         return f"{key}: unknown key; {hint}"
     if error["type"] in MISSING:
         return f"{key}: missing; add it"
-    if error["type"] == "int_parsing" and (number := _whole(error["input"])) is not None:
-        return f"{key}: must be a whole number, but the value is {error['input']!r}; write {number:_}"
-    return f"{key}: {error['msg']}, but the value is {error['input']!r}"
-
-
-def _whole(text: str) -> int | None:
-    """What YAML takes for text though people mean a number: 1e9."""
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
+    return f"{key}: {wording([one for one in errors if _keys(one['loc']) == location])}"
 
 
 def _fields(cls: type) -> list[str]:
@@ -126,23 +116,33 @@ def _keys(location: Sequence[str | int]) -> list[str]:
     """Where a value stands in the tree: pydantic's location without the types that it names behind the key of a value
     that may have several."""
     keys: list[str] = []
-    node: Any = RunConfig
-    several = False
-    for part in map(str, location):
-        if several:
-            several = False
-            continue
+    hint: Any = RunConfig
+    parts = iter(map(str, location))
+    for part in parts:
+        arms = [one for one in _arms(hint) if one is not types.NoneType]
+        if len(arms) > 1:  # this part is one of them
+            part = next(parts, "")
+            if not part:
+                break
         keys.append(part)
-        if not part.isdigit() and dataclasses.is_dataclass(node) and part in typing.get_type_hints(node):
-            hint = typing.get_type_hints(node)[part]
-            several = len([one for one in _arms(hint) if one is not types.NoneType]) > 1
-            node = _dataclass_inside(hint)
+        inside = (_inside(arm, part) for arm in arms)
+        hint = next((one for one in inside if one is not None), None)
     return keys
 
 
 def _arms(hint: Any) -> tuple[Any, ...]:
     """The types that a value may have."""
     return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _inside(hint: Any, part: str) -> Any:
+    """The type of what stands in a value of a type, under a key or at a place; None if nothing does."""
+    if dataclasses.is_dataclass(hint):
+        return typing.get_type_hints(hint).get(part)
+    held = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and part.isdigit():
+        return held[0] if held[-1] is ... else held[min(int(part), len(held) - 1)]
+    return held[1] if typing.get_origin(hint) is dict and not part.isdigit() else None
 
 
 def _dataclass_inside(hint: Any) -> Any:
