@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.errors import Mistake
+from pipeline.errors import CorruptCheckpoint, Mistake
 from pipeline.evaluate.stage import pick_step
 from pipeline.promote.registry import read_alias
 from pipeline.runs import trained_tokenizer
@@ -40,8 +40,10 @@ def sample_text(
         prompt.encode()
     except UnicodeEncodeError as error:  # the bytes of another encoding, as Python holds them
         raise Mistake(f"--prompt: {prompt!r} is no UTF-8 text; set the terminal's encoding to UTF-8") from error
-    path = checkpoint_to_sample(config, workspace, step)
+    path, promoted = checkpoint_to_sample(config, workspace, step)
     checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
+    if promoted not in (None, checkpoint.digest):
+        raise CorruptCheckpoint(f"{path} is not the checkpoint that was promoted; replay: headrace verify CONFIG")
     tokenizer_path = trained_tokenizer(workspace, checkpoint.corpus, checkpoint.tokenizer_sha256)
     from tokenizers import Tokenizer
 
@@ -63,10 +65,10 @@ def sample_text(
     return Sample(text=tokenizer.decode(tokens), run=checkpoint.run, step=checkpoint.step)
 
 
-def checkpoint_to_sample(config: RunConfig, workspace: Workspace, step: int | None) -> Path:
-    """The step asked for; else what the config's alias points to; else the newest."""
+def checkpoint_to_sample(config: RunConfig, workspace: Workspace, step: int | None) -> tuple[Path, str | None]:
+    """The step asked for; else what the config's alias points to, and its digest by that; else the newest."""
     if step is None and config.promote is not None:
         alias = read_alias(workspace.path, config.promote.model, config.promote.alias)
         if alias is not None:
-            return workspace.path / alias.checkpoint.path
-    return workspace.run(config.name).checkpoint(pick_step(config, workspace, step))
+            return workspace.path / alias.checkpoint.path, alias.checkpoint.digest
+    return workspace.run(config.name).checkpoint(pick_step(config, workspace, step)), None

@@ -19,6 +19,7 @@ from pipeline.export import RECORD_NAME, export_model
 from pipeline.model.decoder import build
 from pipeline.promote.registry import promote
 from pipeline.promote.stage import check_checkpoint
+from pipeline.sample import sample_text
 from pipeline.train.checkpoint import RECORD_NAME as CHECKPOINT_NAME
 from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord, sealed
 from pipeline.workspace import Workspace, open_workspace
@@ -157,6 +158,8 @@ def test_a_checkpoint_put_in_the_promoted_ones_place_is_refused(opened: Opened, 
     shutil.copytree(run.checkpoint(8), run.checkpoint(4))
     with pytest.raises(CorruptCheckpoint, match="promoted"):
         export_model(*opened, tmp_path / "model", None)
+    with pytest.raises(CorruptCheckpoint, match="promoted"):
+        sample_text(*opened, prompt="", max_tokens=1, temperature=0, seed=0, step=None)
 
 
 def test_mistakes_say_what_to_do(opened: Opened, tmp_path: Path) -> None:
