@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,11 @@ def test_ctrl_c_says_that_nothing_is_lost(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(config, "load_config", interrupted)
     assert called(["registry", "a.yaml"], monkeypatch) == 130
     assert capsys.readouterr().err.startswith("headrace: interrupted; what was recorded is kept")
+
+
+def test_the_version_is_the_installed_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(["--version"], monkeypatch) == 0
+    assert capsys.readouterr().out == f"headrace {version('headrace')}\n"
 
 
 def test_no_words_at_all_show_the_verbs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
