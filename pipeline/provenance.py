@@ -1,14 +1,22 @@
 """`trace` and `where`: the documents behind a step of a run, and the steps that saw a document."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data_prep.manifest import Manifest
 from pipeline.columns import table
 from pipeline.config import RunConfig
 from pipeline.data.order import Order, order_of_config
-from pipeline.data.trace import Visit, documents_of_step, is_held_out, steps_of_document
+from pipeline.data.trace import (
+    Visit,
+    documents_of_step,
+    find_document,
+    first_ids,
+    is_held_out,
+    steps_of_document,
+)
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import read_from, read_journal, unbroken
 from pipeline.runs import begin
@@ -74,9 +82,11 @@ def where_document(
     held_out = tuple(name for name in asked if found[name] is None and is_held_out(corpus, manifest, name, document_id))
     holding = {name: visits for name, visits in found.items() if visits is not None}
     if not holding and not held_out:
+        meant = with_ending(corpus, manifest, asked, document_id)
+        likely = "it was dropped while the corpus was built, or the id is spelled otherwise"
         raise Mistake(
             f"--id {document_id}: no such document in {', '.join(asked)} of {corpus.name}; "
-            "it was dropped while the corpus was built, or the id is spelled otherwise"
+            + (f"there is {', '.join(meant)}" if meant else likely)
         )
     visits = sorted((visit for some in holding.values() for visit in some), key=lambda visit: visit.position)
     return Whereabouts(
@@ -87,6 +97,18 @@ def where_document(
         held_out=held_out,
         visits=tuple(visits),
     )
+
+
+def with_ending(corpus: Path, manifest: Manifest, sources: Sequence[str], document_id: str) -> list[str]:
+    """Documents whose ids are this one and an ending, as `os.txt` is for `os`, where files were read whole. Endings are
+    those of the documents with which a source's first shard begins: the rest is not searched."""
+    found = set()
+    for source in sources:
+        for ending in {PurePosixPath(name).suffix for name in first_ids(corpus, manifest, source)} - {""}:
+            name = document_id + ending
+            if find_document(corpus, manifest, source, name) or is_held_out(corpus, manifest, source, name):
+                found.add(name)
+    return sorted(found)
 
 
 def order_of_run(config: RunConfig, workspace: Workspace) -> tuple[Path, Manifest, Order]:

@@ -199,6 +199,15 @@ def find_document(corpus: Path, manifest: Manifest, source: str, document_id: st
     ]
 
 
+def first_ids(corpus: Path, manifest: Manifest, source: str) -> list[str]:
+    """The ids of documents with which a source's first shard begins, as many as one reading gives."""
+    shards = manifest.source_shards(source)
+    if not shards:
+        return []
+    ids: list[str] = documents_of_rows(sidecar(corpus, shards[0]), [range(1)])["id"].to_pylist()
+    return ids
+
+
 def rows_of_key(starts: Int64s, key: int, length: int) -> range:
     """The sequences of a source that hold the documents of a key's cell, given where in its stream each cell begins."""
     [cell] = cell_of(np.asarray([key], dtype=np.uint64), len(starts) - 1).tolist()

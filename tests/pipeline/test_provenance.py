@@ -6,6 +6,7 @@ import pytest
 
 from data_prep.files import write_record
 from data_prep.manifest import read_manifest
+from data_prep.small import write_small_corpus
 from pipeline.config import RunConfig, load_config
 from pipeline.errors import Mistake, PipelineError
 from pipeline.monitor.journal import Journal
@@ -18,12 +19,13 @@ from pipeline.provenance import (
     trace_text,
     where_document,
     where_text,
+    with_ending,
 )
 from pipeline.runs import pin
 from pipeline.train.guard import GuardState
 from pipeline.workspace import Workspace, open_workspace
 from tests.e2e.whole_runs import headrace
-from tests.train.small_runs import config_tree, small_corpus, write_config
+from tests.train.small_runs import config_tree, sentences, small_corpus, write_config
 
 Run = tuple[RunConfig, Workspace]
 
@@ -107,6 +109,32 @@ def test_held_out_documents_are_told_from_unknown_ones(run: Run) -> None:
         where_document(*run, "prose1", "books", None)
     with pytest.raises(Mistake, match="no such document in code"):
         where_document(*run, "prose1", "code", None)
+
+
+def test_an_id_without_its_files_ending_is_told_the_whole_one(tmp_path: Path) -> None:
+    workspace = Workspace(path=tmp_path)
+    corpus = workspace.corpora / "small-1"
+
+    def files(folder: str, ending: str, count: int) -> list[tuple[str, str]]:
+        return [(f"{folder}/{name}{ending}", words) for name, words in sentences(folder, count)]
+
+    write_small_corpus(
+        corpus,
+        {"prose": files("prose", ".txt", 120), "code": files("code", ".py", 60)},
+        heldout={"prose": files("held", ".txt", 9), "code": files("held", ".py", 5)},
+        sequence_length=64,
+        sequences_per_shard=64,
+    )
+    manifest, both = read_manifest(corpus), ["prose", "code"]
+    assert with_ending(corpus, manifest, both, "prose/prose3") == ["prose/prose3.txt"]
+    assert with_ending(corpus, manifest, both, "held/held1") == ["held/held1.py", "held/held1.txt"]
+    assert with_ending(corpus, manifest, ["code"], "held/held1") == ["held/held1.py"]
+    assert with_ending(corpus, manifest, ["code"], "prose/prose3") == []
+    config_path = write_config(tmp_path / "run.yaml", config_tree(tmp_path, steps=20, every_steps=5))
+    config = load_config(config_path)
+    pin(config, workspace.run(config.name), corpus, manifest)
+    with pytest.raises(Mistake, match=r"no such document in prose, code of small-1; there is code/code7\.py$"):
+        where_document(config, workspace, "code/code7", None, None)
 
 
 @pytest.mark.parametrize("step", [0, 21, -1])
