@@ -49,10 +49,10 @@ def listing_text(found: Sequence[Listing]) -> str:
     """An alias, and below it a line for each of its last events, the newest last:
 
     tiny@production  step 100 of first, generation 3, since 2026-05-02T10:12:44+00:00
-      time                       what                     step  run    why
-      2026-05-02T09:59:01+00:00  promoted                  100  first  no champion before it; ...
-      2026-05-02T10:03:10+00:00  promoted                  300  first  better: ...
-      2026-05-02T10:12:44+00:00  rolled back to step 100   300  first  it swears
+      time                       step  run    what                     why
+      2026-05-02T09:59:01+00:00   100  first  promoted                 heldout/bits_per_byte 2.0642; ...
+      2026-05-02T10:03:10+00:00   300  first  promoted                 better: ...
+      2026-05-02T10:12:44+00:00   300  first  rolled back to step 100  it swears
     """
     return "\n\n".join("\n".join(_lines(item)) for item in found) or "nothing is promoted yet"
 
@@ -64,7 +64,7 @@ def _lines(item: Listing) -> list[str]:
         where = f"step {checkpoint.step} of {checkpoint.run}, generation {item.alias.generation}"
         where += f", since {item.promoted_at}"
     shown = item.history[-LAST_SHOWN:]
-    rows = [(event.time, event.said(), str(event.checkpoint.step), event.checkpoint.run, event.why) for event in shown]
+    rows = [(event.time, str(event.checkpoint.step), event.checkpoint.run, event.said(), event.why) for event in shown]
     more = [f"  the last {LAST_SHOWN} of {len(item.history):,} entries:"] if len(item.history) > LAST_SHOWN else []
-    lines = table(("time", "what", "step", "run", "why"), rows)
+    lines = table(("time", "step", "run", "what", "why"), rows)
     return [f"{item.model}@{item.name}  {where}", *more, *(f"  {line}".rstrip() for line in lines)]

@@ -41,9 +41,9 @@ def test_every_entry_is_a_line_below_its_alias(tmp_path: Path) -> None:
     [found] = list_aliases(tmp_path)
     head, columns, *lines = listing_text([found]).splitlines()
     assert head == f"tiny@production  step 100 of test, generation 5, since {found.promoted_at}"
-    assert columns.split() == ["time", "what", "step", "run", "why"]
+    assert columns.split() == ["time", "step", "run", "what", "why"]
     assert len(lines) == len(found.history) == 6
-    assert lines[4] == f"  {found.history[4].time}  rolled back to step 300   400  test  it swears"
+    assert lines[4] == f"  {found.history[4].time}   400  test  rolled back to step 300  it swears"
     assert {line.index("test") for line in lines} == {columns.index("run")}
 
 
@@ -53,7 +53,7 @@ def test_of_many_entries_the_last_are_shown(tmp_path: Path) -> None:
         promote_step(tmp_path, step)
     lines = listing_text(list_aliases(tmp_path)).splitlines()
     assert lines[1] == f"  the last {LAST_SHOWN} of {LAST_SHOWN + 2} entries:"
-    assert [line.split()[2] for line in lines[3:]] == [str(step) for step in range(3, LAST_SHOWN + 3)]
+    assert [line.split()[1] for line in lines[3:]] == [str(step) for step in range(3, LAST_SHOWN + 3)]
 
 
 def test_an_alias_that_nothing_reached_is_listed_with_its_refusals(tmp_path: Path) -> None:
@@ -62,4 +62,4 @@ def test_an_alias_that_nothing_reached_is_listed_with_its_refusals(tmp_path: Pat
     assert found.alias is None
     head, _, line = listing_text([found]).splitlines()
     assert head == "tiny@production  nothing promoted yet"
-    assert line.split()[1:4] == ["refused", "100", "test"]
+    assert line.split()[1:4] == ["100", "test", "refused"]
