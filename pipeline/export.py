@@ -21,6 +21,7 @@ from pipeline.errors import CorruptCheckpoint, Mistake, PipelineError
 from pipeline.evaluate.report import EvalReport, Score, read_report
 from pipeline.evaluate.stage import pick_step
 from pipeline.model import export as llama
+from pipeline.promote.place import folder_of
 from pipeline.promote.registry import champion_report, read_alias
 from pipeline.promote.stage import promotion_of
 from pipeline.runs import trained_tokenizer
@@ -90,7 +91,7 @@ def choose(config: RunConfig, workspace: Workspace, step: int | None) -> Choice:
     if alias is None:
         raise Mistake(f"nothing is promoted to {target.model}@{target.alias} yet; choose a checkpoint with --step")
     return Choice(
-        path=workspace.path / alias.checkpoint.path,
+        path=folder_of(workspace.path, alias.checkpoint),
         digest=alias.checkpoint.digest,
         report=champion_report(workspace.path, target.model, target.alias),
     )

@@ -10,6 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.monitor.console import duration
 from pipeline.monitor.journal import Line, read_journal, unbroken
 from pipeline.monitor.summary import Measured, Promoted, Summary
+from pipeline.promote.place import folder_of
 from pipeline.promote.registry import read_alias, read_entries
 from pipeline.runs import read_state
 from pipeline.sample import sample_text
@@ -94,7 +95,7 @@ def promoted(config: RunConfig, workspace: Workspace) -> Promoted | None:
     return Promoted(
         alias=f"{config.promote.model}@{alias.name}",
         step=alias.checkpoint.step,
-        checkpoint=from_here(workspace.path / alias.checkpoint.path),
+        checkpoint=from_here(folder_of(workspace.path, alias.checkpoint)),
         digest=alias.checkpoint.digest,
         generation=alias.generation,
         run=None if alias.checkpoint.run == config.name else alias.checkpoint.run,

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.config import RunConfig
 from pipeline.errors import CorruptCheckpoint, Mistake
 from pipeline.evaluate.stage import pick_step
+from pipeline.promote.place import folder_of
 from pipeline.promote.registry import read_alias
 from pipeline.runs import trained_tokenizer
 from pipeline.train.checkpoint import WEIGHTS_NAME, verify_checkpoint
@@ -70,5 +71,5 @@ def checkpoint_to_sample(config: RunConfig, workspace: Workspace, step: int | No
     if step is None and config.promote is not None:
         alias = read_alias(workspace.path, config.promote.model, config.promote.alias)
         if alias is not None:
-            return workspace.path / alias.checkpoint.path, alias.checkpoint.digest
+            return folder_of(workspace.path, alias.checkpoint), alias.checkpoint.digest
     return workspace.run(config.name).checkpoint(pick_step(config, workspace, step)), None

@@ -10,6 +10,7 @@ from pipeline.config import RunConfig
 from pipeline.durable import remote_run
 from pipeline.monitor.journal import read_journal, unbroken
 from pipeline.promote.history import history
+from pipeline.promote.place import folder_of
 from pipeline.promote.registry import read_alias, read_entries
 from pipeline.train.checkpoint import steps_saved
 from pipeline.train.stored import uploaded_steps
@@ -58,7 +59,7 @@ def status_record(config: RunConfig, workspace: Workspace) -> dict[str, Any]:
             "name": f"{config.promote.model}@{alias.name}",
             "run": alias.checkpoint.run,
             "step": alias.checkpoint.step,
-            "checkpoint": str(workspace.path / alias.checkpoint.path),
+            "checkpoint": str(folder_of(workspace.path, alias.checkpoint)),
             "digest": alias.checkpoint.digest,
             "generation": alias.generation,
         },

@@ -22,6 +22,7 @@ from pipeline.promote.alias import PROMOTIONS_KEPT, Alias, AliasState, decided, 
 from pipeline.promote.chain import JOURNAL_NAME, CheckpointRef, Entry, append, read_chain, sealed
 from pipeline.promote.config import PromoteConfig, is_name
 from pipeline.promote.gate import decide
+from pipeline.promote.place import folder_of
 from pipeline.promote.store import load_report, opened, store_report, write_alias
 
 CheckCheckpoint = Callable[[Path], str]
@@ -143,13 +144,14 @@ def rollback(workspace: Path, model: str, alias: str, *, check_checkpoint: Check
             f"{model}@{alias} has nothing to go back to: promotions that were not rolled back: {len(state.promotions)}"
         )
     target, present = state.promotions[-2].checkpoint, state.promotions[-1].checkpoint
-    if not (workspace / target.path).is_dir():
+    where = folder_of(workspace, target)
+    if not where.is_dir():
         raise Mistake(
             f"step {target.step} of {target.run} is no longer kept, so {model}@{alias} stays at step {present.step} of "
             f"{present.run}: retention keeps an alias's checkpoint and the {PROMOTIONS_KEPT - 1} promoted before it; "
             f"put {workspace / target.path} back from a copy, or promote a better one: headrace promote CONFIG --step N"
         )
-    _check(check_checkpoint, workspace / target.path, target.digest)
+    _check(check_checkpoint, where, target.digest)
     entry = Entry(
         kind="rollback",
         alias=alias,

@@ -11,6 +11,7 @@ from pipeline.promote.alias import AliasState, replay
 from pipeline.promote.chain import BrokenRegistry, Entry, read_chain
 from pipeline.promote.decision import GATE_VERSION
 from pipeline.promote.gate import decide
+from pipeline.promote.place import folder_of, recorded_digest
 from pipeline.promote.registry import CheckCheckpoint, known_model
 from pipeline.promote.store import load_report, opened, stored_alias
 
@@ -81,11 +82,12 @@ def _checkpoints_hold(
 ) -> list[str]:
     assert state.champion is not None, "the alias exists"
     current = state.champion.checkpoint
-    promoted = {e.checkpoint.path: e.checkpoint for e in entries if e.alias == state.name and e.kind == "promote"}
+    promoted = {e.checkpoint.digest: e.checkpoint for e in entries if e.alias == state.name and e.kind == "promote"}
     facts = []
-    for checkpoint in (*(c for c in promoted.values() if c.path != current.path), current):
-        folder = workspace / checkpoint.path
-        if checkpoint != current and not folder.exists():
+    for checkpoint in (*(c for c in promoted.values() if c.digest != current.digest), current):
+        folder = folder_of(workspace, checkpoint)
+        another = recorded_digest(folder) not in (None, checkpoint.digest)  # its step was saved anew
+        if checkpoint != current and (another or not folder.exists()):
             facts.append(f"checkpoint {checkpoint.path}: deleted since; its proof is kept")
             continue
         if not folder.is_dir():
@@ -93,5 +95,5 @@ def _checkpoints_hold(
         found = check_checkpoint(folder)
         if found != checkpoint.digest:
             raise CorruptCheckpoint(f"{folder} has digest {found[:12]}, but {checkpoint.digest[:12]} was promoted")
-        facts.append(f"checkpoint {checkpoint.path}: every file matches digest {checkpoint.digest[:12]}")
+        facts.append(f"checkpoint {folder.relative_to(workspace)}: every file matches digest {checkpoint.digest[:12]}")
     return facts

@@ -19,9 +19,11 @@ from pipeline.export import RECORD_NAME, export_model
 from pipeline.model.decoder import build
 from pipeline.promote.registry import promote
 from pipeline.promote.stage import check_checkpoint
+from pipeline.promote.verify import verify
 from pipeline.sample import sample_text
+from pipeline.status import status_record
 from pipeline.train.checkpoint import RECORD_NAME as CHECKPOINT_NAME
-from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord, sealed
+from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord, read_checkpoint, sealed, set_aside
 from pipeline.workspace import Workspace, open_workspace
 from tests.e2e.whole_runs import headrace
 from tests.promote.reports import documents, scored
@@ -160,6 +162,47 @@ def test_a_checkpoint_put_in_the_promoted_ones_place_is_refused(opened: Opened, 
         export_model(*opened, tmp_path / "model", None)
     with pytest.raises(CorruptCheckpoint, match="promoted"):
         sample_text(*opened, prompt="", max_tokens=1, temperature=0, seed=0, step=None)
+
+
+def test_a_promoted_checkpoint_that_training_went_back_behind_is_found_where_it_was_set_aside(
+    opened: Opened, tmp_path: Path
+) -> None:
+    config, workspace = opened
+    folder = workspace.run("small").checkpoint(4)
+    promoted = read_checkpoint(folder).digest
+    set_aside(folder, "rewound-1")
+    save_checkpoint(config, workspace, 4, seed=9)  # as training does when it comes there again
+    made, _ = export_model(config, workspace, tmp_path / "model", None)
+    assert made.checkpoint_digest == promoted
+    sample_text(config, workspace, prompt="", max_tokens=1, temperature=0, seed=0, step=None)
+    assert verify(workspace.path, "small", "production", check_checkpoint)[-1] == (
+        f"checkpoint runs/small/checkpoints/{folder.name}.rewound-1: every file matches digest {promoted[:12]}"
+    )
+    assert Path(status_record(config, workspace)["alias"]["checkpoint"]).name == f"{folder.name}.rewound-1"
+
+
+def test_of_two_checkpoints_of_one_step_each_has_its_own_proof(opened: Opened) -> None:
+    config, workspace = opened
+    assert config.promote is not None
+    run = workspace.run("small")
+    set_aside(run.checkpoint(4), "rewound-1")
+    for step, seed in ((4, 9), (8, 8)):
+        shutil.rmtree(run.checkpoint(step), ignore_errors=True)
+        save_checkpoint(config, workspace, step, seed=seed)
+        better = replace(scored(documents(), worse_by=-step / 20, step=step), run="small")
+        digest = read_checkpoint(run.checkpoint(step)).digest
+        report = sealed_report(replace(better, checkpoint_digest=digest))
+        entry = promote(workspace.path, config.promote, report, run.checkpoint(step), check_checkpoint=check_checkpoint)
+        assert entry.kind == "promote"
+    facts = [fact for fact in verify(workspace.path, "small", "production", check_checkpoint) if "checkpoint" in fact]
+    assert [fact.split(":")[0].split("/")[-1] for fact in facts[-3:]] == [
+        "step-00000004.rewound-1",
+        "step-00000004",
+        "step-00000008",
+    ]
+    shutil.rmtree(run.checkpoints / "step-00000004.rewound-1")  # as retention may one day
+    facts = verify(workspace.path, "small", "production", check_checkpoint)
+    assert "checkpoint runs/small/checkpoints/step-00000004: deleted since; its proof is kept" in facts
 
 
 def test_mistakes_say_what_to_do(opened: Opened, tmp_path: Path) -> None:

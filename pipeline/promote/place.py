@@ -1,0 +1,23 @@
+"""Where a promoted checkpoint lies. Training that rolls back sets aside what it goes back behind, which may have been
+promoted by then: what the registry names is the checkpoint with its digest, wherever it was moved to."""
+
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.promote.chain import CheckpointRef
+from pipeline.train.checkpoint import read_checkpoint
+
+
+def folder_of(workspace: Path, checkpoint: CheckpointRef) -> Path:
+    """The folder that has it: its own, or one that a rollback of training has made of it. Its own if none has."""
+    path = workspace / checkpoint.path
+    places = [path, *sorted(path.parent.glob(f"{path.name}.rewound-*"))]
+    return next((place for place in places if recorded_digest(place) == checkpoint.digest), path)
+
+
+def recorded_digest(folder: Path) -> str | None:
+    """What the folder's record says that it is; None if it has no readable one."""
+    try:
+        return read_checkpoint(folder).digest
+    except PipelineError:
+        return None
