@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from pipeline import config
-from pipeline.cli import main, one_line_errors, to_copy
+from pipeline.cli import main
 from pipeline.errors import Mistake
+from pipeline.one_line import one_line_errors, to_copy
 from pipeline.workspace import Workspace
 from tests.pipeline.test_export import save_checkpoint
 from tests.train.small_runs import config_tree, write_config
