@@ -1,5 +1,7 @@
-"""The clusters that tests of launchers share; starting one takes longer than most tests."""
+"""What all tests stand on: the clusters that those of launchers share, for starting one takes longer than most tests,
+and what may differ between two places where tests are run."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,10 @@ from tests.labs import ray_cluster, short_folder, slurm_lab, why_no_slurm
 # A loaded machine is no failure: how fast something is, benchmarks say.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# As in a terminal, also where a shell has started this in the background: it ignores Ctrl-C there, and so would all
+# that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
