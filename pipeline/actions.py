@@ -37,6 +37,8 @@ class State:
     """Of these, how many the workspace keeps of what the remote has; None is all."""
     uploaded: frozenset[int] = frozenset()
     """Steps that this workspace has stored at the remote."""
+    doubted: frozenset[int] = frozenset()
+    """Steps of which the remote may still have what was set aside here."""
     evaluating: int | None = None
     """The step that is being evaluated right now."""
     failed: frozenset[int] = frozenset()
@@ -103,7 +105,8 @@ def next_actions(state: State) -> tuple[Action, ...]:
     pending = {*unevaluated(state), *undecided}
     kept = {*pending, *state.protected}
     outdated = local_to_delete(state.saved, state.keep_last, state.keep_local, kept, state.uploaded)
-    set_aside = set_aside_to_delete(state.set_aside, state.protected)
+    # By its folder here a checkpoint is known that must not come back from the remote.
+    set_aside = set_aside_to_delete(state.set_aside, state.protected | state.doubted)
     if outdated or set_aside or state.half_deleted:
         actions.append(Prune(outdated, set_aside, state.half_deleted))
     if outdated := checkpoints_to_delete(state.uploaded, state.keep_last, kept):

@@ -16,7 +16,7 @@ from pipeline.promote.registry import read_entries
 from pipeline.promote.stage import judged_checkpoints
 from pipeline.runs import read_state
 from pipeline.train.checkpoint import RECORD_NAME, read_checkpoint, steps_saved
-from pipeline.train.stored import uploaded_steps
+from pipeline.train.stored import doubted_steps, uploaded_steps
 from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace, step_of
 
 
@@ -45,6 +45,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         half_deleted=tuple(path.name for path in folder.checkpoints.glob(f".step-*{DELETING_SUFFIX}")),
         keep_local=config.train.checkpoint.keep_local,
         uploaded=uploaded_steps(folder, remote) if remote else frozenset(),
+        doubted=doubted_steps(folder) if remote else frozenset(),
     )
 
 

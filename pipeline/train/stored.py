@@ -41,6 +41,11 @@ def uploaded_steps(run: RunFolder, remote: RemoteFolder) -> frozenset[int]:
     return frozenset(note.step for note in _notes(run) if note.done and note.remote == remote.url)
 
 
+def doubted_steps(run: RunFolder) -> frozenset[int]:
+    """Steps whose name a remote may still have for a checkpoint that was set aside here, or for half of one."""
+    return frozenset(note.step for note in _notes(run) if not note.done)
+
+
 def note_upload(run: RunFolder, remote: RemoteFolder, step: int, *, done: bool) -> None:
     write_record(run.upload(step), Upload(step=step, done=done, remote=remote.url))
 

@@ -64,6 +64,7 @@ def test_pruning_spares_what_is_waited_for() -> None:
     assert next_actions(replace(crowded, evaluated=DONE.evaluated)) == (Prune((0, 20)),)
     set_aside = ("step-00000010.corrupt", "step-00000020.rewound-1", "step-00000020.rewound-2")
     assert next_actions(replace(DONE, set_aside=set_aside)) == (Prune((), set_aside[1:2]),)
+    assert next_actions(replace(DONE, set_aside=set_aside, doubted=frozenset({20}))) == (), "the remote may have it"
     half = (".step-00000010.deleting",)
     assert next_actions(replace(DONE, half_deleted=half)) == (Prune((), (), half),), "protected or not: it is no more"
 

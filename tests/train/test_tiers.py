@@ -21,7 +21,7 @@ from pipeline.train import checkpoint
 from pipeline.train.checkpoint import RECORD_NAME, dealt, read_checkpoint, sealed, steps_saved, verify_checkpoint
 from pipeline.train.guard import GuardState, Replay, read_guard
 from pipeline.train.newest import Newest, candidates, newest_good
-from pipeline.train.stored import Upload, doubt_uploads, remote_steps, upload_note
+from pipeline.train.stored import Upload, doubt_uploads, doubted_steps, remote_steps, upload_note
 from pipeline.train.tiers import catch_up, missing_lines
 from pipeline.train.upload import upload_checkpoint
 from tests.disk import record_disk
@@ -167,6 +167,7 @@ def test_what_a_rollback_set_aside_here_does_not_come_back(stored: RemoteFolder,
     doubt_uploads(run, 3)
     for step in (4, 8):
         run.checkpoint(step).rename(run.checkpoints / f"step-{step:08d}.rewound-1")
+    assert doubted_steps(run) == {4, 8}, "so the folders stay while the remote has them"
     found = newest_good(run, stored, ALONE)
     assert (found.step, found.damaged) == (0, ())
     save(run, 4, "on other data")
