@@ -116,7 +116,7 @@ def ray_cluster(folder: Path, *, nodes: int = 2, cpus_per_node: int = 2) -> Iter
                 "--block",
             ]
             stack.enter_context(ray_node(arguments, folder.with_name(f"{folder.name}-node{node}.log")))
-            wait_for(lambda: alive_nodes(dashboard) == node + 1, f"node {node} of the Ray cluster")  # noqa: B023
+            wait_for(lambda nodes=node + 1: alive_nodes(dashboard) == nodes, f"node {node} of the Ray cluster")
         yield f"http://127.0.0.1:{dashboard}"
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,8 +298,8 @@ def test_the_record_is_json_with_totals() -> None:
 
 
 def test_the_vocabulary_is_that_of_the_corpus_or_what_the_config_promises(tmp_path: Path) -> None:
-    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
-    tree["data"]["tokenizer"] = {"train": {"vocab_size": 999}}  # type: ignore[index]
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    tree["data"]["tokenizer"] = {"train": {"vocab_size": 999}}
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     workspace = Workspace(path=tmp_path / "ws")
     assert find_vocabulary(config, workspace, None).size == 999
@@ -308,7 +309,7 @@ def test_the_vocabulary_is_that_of_the_corpus_or_what_the_config_promises(tmp_pa
     assert find_vocabulary(config, workspace, None).size == 999, "a corpus of another config is not ours"
 
     promised = {"train": {"vocab_size": manifest.vocab_size}}
-    tree["data"]["tokenizer"] = promised  # type: ignore[index]
+    tree["data"]["tokenizer"] = promised
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     workspace.run("small").path.mkdir(parents=True)
     pin(config, workspace.run("small"), workspace.corpora / "small-0", manifest)
@@ -323,10 +324,10 @@ def test_the_vocabulary_is_that_of_the_corpus_or_what_the_config_promises(tmp_pa
 
 def test_another_tokenizers_file_counts_more_than_a_corpus_that_is_built(tmp_path: Path) -> None:
     """The config's digest in a manifest leaves the path out."""
-    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=10, every_steps=5)
     ranks = tmp_path / "more.tiktoken"
     ranks.write_bytes(b"".join(base64.b64encode(bytes([at])) + b" %d\n" % at for at in range(256)))
-    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}  # type: ignore[index]
+    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     workspace = Workspace(path=tmp_path / "ws")
     manifest = small_corpus(workspace.corpora / "small-0")
@@ -339,16 +340,16 @@ def test_another_tokenizers_file_counts_more_than_a_corpus_that_is_built(tmp_pat
 
 def test_a_tokenizer_file_is_counted_and_a_missing_one_asks(tmp_path: Path) -> None:
     small_corpus(tmp_path / "corpus")
-    tree = config_tree(tmp_path / "ws", steps=10, every_steps=5)
-    tree["data"]["tokenizer"] = {"path": str(tmp_path / "corpus" / "tokenizer.json")}  # type: ignore[index]
+    tree: dict[str, Any] = config_tree(tmp_path / "ws", steps=10, every_steps=5)
+    tree["data"]["tokenizer"] = {"path": str(tmp_path / "corpus" / "tokenizer.json")}
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     assert find_vocabulary(config, Workspace(path=tmp_path / "ws"), None).size == 257
     ranks = tmp_path / "bytes.tiktoken"
     ranks.write_bytes(b"".join(base64.b64encode(bytes([byte])) + b" %d\n" % byte for byte in range(256)))
-    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}  # type: ignore[index]
+    tree["data"]["tokenizer"] = {"path": str(ranks), "pattern": "gpt2"}
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     assert find_vocabulary(config, Workspace(path=tmp_path / "ws"), None).size == 257
-    tree["data"]["tokenizer"] = {"path": "s3://bucket/tokenizer.json"}  # type: ignore[index]
+    tree["data"]["tokenizer"] = {"path": "s3://bucket/tokenizer.json"}
     config = load_config(write_config(tmp_path / "run.yaml", tree))
     with pytest.raises(Mistake, match="--vocab-size"):
         find_vocabulary(config, Workspace(path=tmp_path / "ws"), None)
