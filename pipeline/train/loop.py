@@ -27,7 +27,7 @@ from pipeline.monitor.journal import to_disk
 from pipeline.train.collectives import averaged, from_main
 from pipeline.train.engine import in_world, seed_rank, set_learning_rate, start_engine, train_step
 from pipeline.train.feeding import check_corpus, loader_of
-from pipeline.train.guard import Figures, Guard, read_guard
+from pipeline.train.guard import Figures, Guard, GuardState, read_guard
 from pipeline.train.resume import describe, find, resume
 from pipeline.train.rollback import act, recent_figures
 from pipeline.train.saving import Saver
@@ -77,10 +77,7 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, 
         step = 0
         commit(step)
         saver.wait()
-    changes = [config.batches.step_at(position) + 1 for position in order.changes()]
-    window, since = config.train.guard.window_steps, max((change for change in changes if change <= step), default=0)
-    history = from_main(lambda: recent_figures(training.run.metrics, window, since), world)
-    guard = Guard(config.train.guard, state, history, changes)
+    guard = guard_of(training, state, order, step)
     stop = told(training, engine)  # it may have come while all this was loaded
     with loader_of(training, order) as loader, ThreadPoolExecutor(max_workers=1) as beside:
         while step < config.total_steps and not stop:
@@ -106,6 +103,16 @@ def train_on(training: Training, engine: Any, saver: Saver, watchdog: Watchdog, 
         raise StoppedOnNotice(f"run {config.name} stopped on notice at step {step}, saved; run it again to resume")
     tell("end", step=step)
     return True
+
+
+def guard_of(training: Training, state: GuardState, order: Order, step: int) -> Guard:
+    """The guard, with the figures of the last steps up to this one on the same mix of sources."""
+    config = training.config.train.guard
+    changes = [training.config.batches.step_at(position) + 1 for position in order.changes()]
+    since = max((change for change in changes if change <= step), default=0)
+    metrics = training.run.metrics
+    history = from_main(lambda: recent_figures(metrics, config.window_steps, since), training.world)
+    return Guard(config, state, history, changes)
 
 
 @dataclass(frozen=True, kw_only=True)
