@@ -95,7 +95,8 @@ class StopNotice:
         # that was not told itself, because it may have stopped by agreement, before its own notice came.
         leaving = self.requested() or self._launched
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_IGN if leaving and number in NOTICE_SIGNALS else handler)
+            ignored = leaving and (number in NOTICE_SIGNALS or self._ctrl_c == "always")
+            signal.signal(number, signal.SIG_IGN if ignored else handler)
         self._before.clear()
         signal.set_wakeup_fd(self._wakeup_before)
         self._handlers.setblocking(True)

@@ -18,7 +18,7 @@ from cluster.signals import NOTICE_SIGNALS, STOP_FILE_VARIABLE, Heard, StopNotic
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """A told process ignores notices for good; the test process is not on its way out."""
-    before = {number: signal.getsignal(number) for number in NOTICE_SIGNALS}
+    before = {number: signal.getsignal(number) for number in (*NOTICE_SIGNALS, signal.SIGINT)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -48,6 +48,7 @@ def test_of_a_rank_among_others_every_ctrl_c_is_the_one_notice() -> None:
         for _ in range(3):
             signal.raise_signal(signal.SIGINT)
         assert notice.reason == "SIGINT"
+    signal.raise_signal(signal.SIGINT)  # torchrun's, to a rank that has saved
 
 
 def test_ctrl_c_interrupts_where_nobody_asked_for_a_notice_and_is_ignored_where_it_was() -> None:
