@@ -17,15 +17,15 @@ from typing import Any
 
 from data_prep.files import read_record, sha256_file, sync_folder, write_atomic, write_record
 from pipeline.config import RunConfig
-from pipeline.errors import CorruptCheckpoint, Mistake, PipelineError
+from pipeline.errors import Mistake, PipelineError
 from pipeline.evaluate.report import EvalReport, Score, read_report
 from pipeline.evaluate.stage import pick_step
 from pipeline.model import export as llama
-from pipeline.promote.place import folder_of
+from pipeline.promote.place import folder_of, verified_weights
 from pipeline.promote.registry import champion_report, read_alias
 from pipeline.promote.stage import promotion_of
 from pipeline.runs import trained_tokenizer
-from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord, verify_checkpoint
+from pipeline.train.checkpoint import WEIGHTS_NAME, Checkpoint, FileRecord
 from pipeline.workspace import Workspace
 
 RECORD_NAME = "headrace_export.json"
@@ -58,11 +58,7 @@ def export_model(config: RunConfig, workspace: Workspace, out: Path, step: int |
     out = out.resolve()
     choice = choose(config, workspace, step)
     replaced = check_target(out)
-    checkpoint = verify_checkpoint(choice.path, only=[WEIGHTS_NAME])
-    if choice.digest not in (None, checkpoint.digest):
-        raise CorruptCheckpoint(
-            f"{choice.path} is not the checkpoint that was promoted; replay: headrace verify CONFIG"
-        )
+    checkpoint = verified_weights(choice.path, choice.digest)
     tokenizer = trained_tokenizer(workspace, checkpoint.corpus, checkpoint.tokenizer_sha256)
     report = choice.report if choice.report and choice.report.checkpoint_digest == checkpoint.digest else None
     try:

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.errors import CorruptCheckpoint, Mistake
+from pipeline.errors import Mistake
 from pipeline.evaluate.stage import pick_step
-from pipeline.promote.place import folder_of
+from pipeline.promote.place import folder_of, verified_weights
 from pipeline.promote.registry import read_alias
 from pipeline.runs import trained_tokenizer
-from pipeline.train.checkpoint import WEIGHTS_NAME, verify_checkpoint
+from pipeline.train.checkpoint import WEIGHTS_NAME
 from pipeline.workspace import Workspace
 
 TOP_K = 50
@@ -42,9 +42,7 @@ def sample_text(
     except UnicodeEncodeError as error:  # the bytes of another encoding, as Python holds them
         raise Mistake(f"--prompt: {prompt!r} is no UTF-8 text; set the terminal's encoding to UTF-8") from error
     path, promoted = checkpoint_to_sample(config, workspace, step)
-    checkpoint = verify_checkpoint(path, only=[WEIGHTS_NAME])
-    if promoted not in (None, checkpoint.digest):
-        raise CorruptCheckpoint(f"{path} is not the checkpoint that was promoted; replay: headrace verify CONFIG")
+    checkpoint = verified_weights(path, promoted)
     tokenizer_path = trained_tokenizer(workspace, checkpoint.corpus, checkpoint.tokenizer_sha256)
     from tokenizers import Tokenizer
 
