@@ -88,7 +88,8 @@ def _checkpoints_hold(
         folder = folder_of(workspace, checkpoint)
         another = recorded_digest(folder) not in (None, checkpoint.digest)  # its step was saved anew
         if checkpoint != current and (another or not folder.exists()):
-            facts.append(f"checkpoint {checkpoint.path}: deleted since; its proof is kept")
+            gone = "another is there now" if another else "deleted since"
+            facts.append(f"checkpoint {checkpoint.path} ({checkpoint.digest[:12]}): {gone}; its proof is kept")
             continue
         if not folder.is_dir():
             raise CorruptCheckpoint(f"{folder}, to which alias {state.name} points, is gone")
