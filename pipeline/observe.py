@@ -1,6 +1,6 @@
 """Reads off the files where a run stands: all that `next_actions` decides on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,8 +20,14 @@ from pipeline.train.stored import doubted_steps, uploaded_steps
 from pipeline.workspace import DELETING_SUFFIX, RunFolder, Workspace, step_of
 
 
-def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, launcher: Launcher) -> State:
-    """Reads the state off the files."""
+def observe(
+    config: RunConfig,
+    workspace: Workspace,
+    job: JobRecord | None,
+    launcher: Launcher,
+    failed: Collection[str] = (),
+) -> State:
+    """Reads the state off the files. `failed`: digests of the checkpoints whose evaluation failed."""
     folder = workspace.run(config.name)
     # The job's state first: what it saved before it ended is then surely seen.
     job_state = launcher.state(job) if job else None
@@ -46,6 +52,7 @@ def observe(config: RunConfig, workspace: Workspace, job: JobRecord | None, laun
         keep_local=config.train.checkpoint.keep_local,
         uploaded=uploaded_steps(folder, remote) if remote else frozenset(),
         doubted=doubted_steps(folder) if remote else frozenset(),
+        failed=frozenset(step for step in saved if digests[step] in failed),
     )
 
 

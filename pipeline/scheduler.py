@@ -57,8 +57,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
     """Drives a run to its end. Gives whether there was anything to do.
 
     `command` are the words that give this config to another headrace process: the YAML file and the overrides. `watch`
-    is called between looks, to show progress. Raises PipelineError if training fails for good, StoppedOnNotice after a
-    notice to stop.
+    is called between looks, with how far the evaluations are. Raises PipelineError if training fails for good,
+    StoppedOnNotice after a notice to stop.
     """
     folder = workspace.run(config.name)
     launcher = launcher_for(config.cluster)
@@ -74,9 +74,8 @@ def run(config: RunConfig, workspace: Workspace, command: Sequence[str], watch: 
         worked = False
         while True:
             evaluation.poll()
-            state = observe(config, workspace, ours, launcher)
-            failed = frozenset(step for step in state.saved if digest_of(folder, step) in evaluation.failed)
-            state = replace(state, evaluating=evaluation.step, failed=failed)
+            state = observe(config, workspace, ours, launcher, failed=evaluation.failed)
+            state = replace(state, evaluating=evaluation.step)
             if notice.requested():
                 evaluation.end()
                 stop(config, ours, launcher)
@@ -204,9 +203,11 @@ def prune(checkpoint: Path) -> None:
     """Deletes a checkpoint so that a crash half-way leaves none that looks whole; nothing if it is gone, as one that a
     rollback has set aside meanwhile."""
     doomed = checkpoint.with_name(f".{checkpoint.name}{DELETING_SUFFIX}")
-    with suppress(FileNotFoundError):
+    try:
         checkpoint.rename(doomed)
-        shutil.rmtree(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed)
 
 
 def prune_remote(config: RunConfig, folder: RunFolder, steps: Sequence[int]) -> None:
