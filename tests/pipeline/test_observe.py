@@ -20,7 +20,7 @@ from pipeline.evaluate.stage import evaluate_step
 from pipeline.observe import observe
 from pipeline.promote.stage import promote_step
 from pipeline.runs import pin
-from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME
+from pipeline.train.checkpoint import RECORD_NAME, WEIGHTS_NAME, read_checkpoint
 from pipeline.workspace import Workspace, open_workspace
 from tests.pipeline.test_export import save_checkpoint
 from tests.train.small_runs import config_tree, write_config
@@ -130,6 +130,24 @@ def test_a_rollback_while_a_checkpoint_is_scored_fails_nothing_and_what_bears_it
     scheduler.run(config, workspace, [], lambda state: None)
     assert seen(config, workspace).evaluated == {4, 8}
     assert next(ends, None) is None
+
+
+def test_an_evaluation_that_failed_is_not_begun_again_while_its_checkpoint_bears_the_step(
+    opened: tuple[RunConfig, Workspace],
+) -> None:
+    """Without that the run would evaluate it without end, and end well without its score."""
+    config, workspace = opened
+    run, launcher = workspace.run(config.name), launcher_for(config.cluster)
+    run.report(4, "heldout").unlink()
+    failed = {read_checkpoint(run.checkpoint(4)).digest}
+    state = observe(config, workspace, None, launcher, failed)
+    assert state.failed == {4}
+    assert Evaluate(4) not in next_actions(state)
+    run.checkpoint(4).rename(run.checkpoints / "step-00000004.rewound-1")
+    save_checkpoint(config, workspace, 4, seed=5)
+    run.report(4, "heldout").unlink()
+    state = observe(config, workspace, None, launcher, failed)
+    assert (state.failed, Evaluate(4) in next_actions(state)) == (frozenset(), True)
 
 
 def test_what_a_rollback_has_set_aside_need_not_be_pruned(opened: tuple[RunConfig, Workspace]) -> None:
